@@ -1,0 +1,3 @@
+"""SpreadPilot's Interactive Brokers parts."""
+
+from __future__ import annotations

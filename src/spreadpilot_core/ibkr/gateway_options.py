@@ -1,0 +1,54 @@
+"""What may be chosen for one gateway: the fleet's settings give defaults, a follower's `gateway` table overrides by name."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _restart_time(value: str) -> str:
+    if not re.fullmatch(r"(0[1-9]|1[0-2]):[0-5]\d (AM|PM)", value):
+        msg = 'must look like "11:45 PM"'
+        raise ValueError(msg)
+    return value
+
+
+def _time_zone(value: str) -> str:
+    if value not in available_timezones():
+        msg = 'must be an IANA time zone such as "America/New_York"'
+        raise ValueError(msg)
+    return value
+
+
+RestartTime = Annotated[str, AfterValidator(_restart_time)]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+
+
+class GatewayOptions(BaseModel):
+    """Per-gateway choices; None means the fleet's setting of the same name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    image: str | None = Field(default=None, min_length=1)
+    """Container image, e.g. "ghcr.io/gnzsnz/ib-gateway:stable"."""
+    image_contract: Literal["ibc", "ibcontroller"] | None = None
+    """Which generation the image is, where it can't be told by looking; None looks."""
+    read_only_api: bool | None = None
+    """Refuse orders over the API."""
+    existing_session_action: Literal["primary", "primaryoverride", "secondary"] | None = None
+    """Who yields when the user logs in elsewhere; `primary` keeps this session."""
+    auto_restart_time: RestartTime | None = None
+    """Daily restart without a new login, in the gateway's time zone, "hh:mm AM|PM"."""
+    time_zone: TimeZone | None = None
+    """The gateway's time zone (IANA name)."""
+    java_heap_mib: int | None = Field(default=None, ge=256, le=16384)
+    """Java heap, MiB."""
+    vnc: bool | None = None
+    """Offer the gateway's screen on a loopback port."""
+
+    def filled_from(self, fleet: GatewayOptions) -> GatewayOptions:
+        """These options, with what is None taken from the fleet's."""
+        return fleet.model_copy(update=self.model_dump(exclude_none=True))
