@@ -156,6 +156,8 @@ class Record:
     """The container whose login once completed: a rejection in it may be the known false one (facts 1.4)."""
     false_rejection_used: datetime | None = None
     """When the one new container after such a rejection was spent."""
+    needs_human: str | None = None
+    """What a human must see to before anything happens again (a sentence); an operator's `launch` clears it."""
     last_reason: str | None = None
     last_words: str | None = None
     """Last log lines and exit code of the previous container."""
@@ -334,7 +336,7 @@ class Gateway:
     exit_code: int | None = None
     health: str | None = None
     vnc: str | None = None
-    """"host:port" of the screen, or None."""
+    """ "host:port" of the screen, or None."""
     notices: tuple[str, ...] = ()
     """Sentences for the snapshot (an outdated image, an OOM kill)."""
 
