@@ -11,6 +11,12 @@
         ClientIdsExhaustedError
         NameTakenError             the follower already has a container (or another's container has its name)
         PortTakenError             the host port went to somebody else between test and start
+        ImageError                 the gateway's image can't be had or can't be driven
+          ImageMissingError
+          RegistryDeniedError
+          RegistryUnreachableError
+          UnknownImageError        it is neither generation of the gateway's image
+        NoSpaceError               the engine's disk is full
       UnavailableError             may pass by itself
         StoreUnavailableError
         RuntimeUnavailableError
@@ -124,6 +130,75 @@ class PortTakenError(LaunchError):
     def __init__(self, port: int) -> None:
         self.port = port
         super().__init__(f"Host port {port} is in use by another program.")
+
+
+class ImageError(LaunchError):
+    """The gateway's image can't be had, or is none that can be driven."""
+
+    def __init__(self, image: str, what: str, *, hint: str | None = None) -> None:
+        self.image = image
+        super().__init__(what, hint=hint)
+
+
+class ImageMissingError(ImageError):
+    """Neither the engine nor the registry has the image."""
+
+    def __init__(self, image: str, *, pulled: bool, said: str | None = None) -> None:
+        where = (
+            f"in its registry{f' ({said})' if said else ''}"
+            if pulled
+            else "on this engine, and the pull policy is never"
+        )
+        super().__init__(
+            image,
+            f"There is no image {image} {where}.",
+            hint="Check the name and the tag in gateway_image."
+            if pulled
+            else f"Run `docker pull {image}`, or let image_pull_policy be missing.",
+        )
+
+
+class RegistryDeniedError(ImageError):
+    """The registry wants a login, or refuses the one it was given."""
+
+    def __init__(self, image: str, registry: str, said: str) -> None:
+        super().__init__(
+            image,
+            f"The registry {registry} refuses to give {image}: {said}.",
+            hint=f"Check the name, then run `docker login {registry}` as the user that runs the manager.",
+        )
+
+
+class RegistryUnreachableError(ImageError):
+    """The registry did not answer; may pass by itself."""
+
+    def __init__(self, image: str, registry: str, said: str) -> None:
+        super().__init__(
+            image,
+            f"The image {image} can't be pulled from {registry} now: {said}.",
+            hint=f"Check this host's network, or load the image by `docker load`; then `docker pull {image}` must work.",
+        )
+
+
+class UnknownImageError(ImageError):
+    """The image is neither generation of the gateway's image."""
+
+    def __init__(self, image: str, why: str) -> None:
+        super().__init__(
+            image,
+            f"The image {image} is none that can be driven: {why}.",
+            hint="Name a gnzsnz/ib-gateway image in gateway_image, or say with gateway_image_contract which generation it is.",
+        )
+
+
+class NoSpaceError(LaunchError):
+    """The engine's disk is full."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(
+            f"The Docker Engine has no space left to {doing}.",
+            hint="`docker system df` shows what fills its disk, `docker image prune` removes unused images.",
+        )
 
 
 class UnavailableError(GatewayManagerError):

@@ -115,6 +115,8 @@ class Settings(BaseSettings):
 
     # ------------------------------------------------------------------ defaults of every gateway (see `GatewayOptions`)
 
+    image_pull_policy: Literal["missing", "always", "never"] = "missing"
+    """When a gateway's image is pulled: when the engine lacks it, before each launch, or never."""
     gateway_image_contract: Literal["auto", "ibc", "ibcontroller"] = "auto"
     """Which generation the image is; `auto` looks into the image."""
     read_only_api: bool = False
