@@ -21,9 +21,11 @@
         StoreUnavailableError
         RuntimeUnavailableError
         CredentialsUnavailableError
+        AuditError               the audit trail can't be written; no secret is read meanwhile
       CredentialsRefusedError      will not pass by itself
       CredentialStoreError         the encrypted store is damaged, or its key is wrong
       DeliveryError                the password did not reach its container
+        DeliveryExpiredError       it was asked for too late and never sent: read again
 
 An adapter translates its vendor's exceptions at its own seam (`raise … from`). No secret is ever part of an error.
 """
@@ -217,6 +219,10 @@ class CredentialsUnavailableError(UnavailableError):
     """The secret could not be read now; nothing says that it is wrong."""
 
 
+class AuditError(UnavailableError):
+    """The audit trail can't be written or read; what would go unaudited is not done."""
+
+
 class CredentialsRefusedError(GatewayManagerError):
     """The secret does not exist, is denied, incomplete, or can't be typed by this controller."""
 
@@ -227,3 +233,7 @@ class CredentialStoreError(CredentialsRefusedError):
 
 class DeliveryError(GatewayManagerError):
     """The password did not reach its container."""
+
+
+class DeliveryExpiredError(DeliveryError):
+    """The password was not kept so long; nothing was sent, so that it may be read again for the same container."""
