@@ -1,0 +1,237 @@
+"""One container: an order that became a simulated gateway, from its creation to its exit code.
+
+    created --attach--> created, with its secret --start--> running <--> paused
+                                                               |            |
+                                                               +--> exited <+
+
+It starts once: its secret is used up by then, as standard input is. It knows its gateway, and nothing of sockets, of other
+containers and of who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from spreadpilot_core.ibkr.simulator.engine.feed import Feed
+from spreadpilot_core.ibkr.simulator.engine.refusals import Code, Refused
+from spreadpilot_core.ibkr.simulator.engine.script_book import DIALECTS, Part
+from spreadpilot_core.ibkr.simulator.gateway import SimulatedGateway
+
+KILLED = 137
+"""Exit code of a killed container."""
+_LINES_KEPT = 2_000
+_LONGEST_LINE = 4_096
+_PROGRAM_FAILED = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a container is made from. All but `user` and the gateway's own options come back as labels."""
+
+    owner: str
+    name: str
+    follower_id: str
+    host_port: int
+    client_id: int
+    trading_mode: str
+    spec_digest: str
+    dialect: str
+    image: str
+    user: str = ""
+    read_only: bool = False
+    time_zone: str = "Etc/UTC"
+    auto_restart_time: str | None = None
+    existing_session_action: str = "primary"
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Order:
+        """Check what came over the wire. Raises `Refused`."""
+        known = {field.name for field in fields(cls)}
+        try:
+            order = cls(**{name: value for name, value in found.items() if name in known})
+        except TypeError as error:
+            raise Refused("bad_request", f"The order is incomplete: {error}.") from error
+        for name, kind in _KINDS.items():
+            if type(value := getattr(order, name)) is not kind:
+                raise Refused("bad_request", f"The order's {name} is {value!r}, but must be a {kind.__name__}.")
+        if order.dialect not in DIALECTS or order.trading_mode not in ("paper", "live"):
+            raise Refused("bad_request", f"There is no {order.dialect!r} gateway for {order.trading_mode!r} trading.")
+        return order
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What lists and inspections tell of it."""
+        return {name: getattr(self, name) for name in _LABELS}
+
+
+_LABELS = (
+    *("owner", "name", "follower_id", "host_port", "client_id", "trading_mode", "spec_digest", "dialect", "image"),
+)
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(_LABELS, str),
+    **dict.fromkeys(("host_port", "client_id"), int),
+    **dict.fromkeys(("user", "time_zone", "existing_session_action"), str),
+    "read_only": bool,
+}
+
+
+class Container:
+    """One container; its engine is told of every change of its state."""
+
+    def __init__(self, order: Order, changed: Callable[[Container, str], None]) -> None:
+        self.id = secrets.token_hex(32)
+        self.order = order
+        self.state = "created"
+        self.started_at: datetime | None = None
+        self.exit_code: int | None = None
+        self.log: Feed[str] = Feed(keep=_LINES_KEPT)
+        self.has_secret_file = False
+        self._changed = changed
+        self._secret: bytes | None = None
+        self._door_used = False
+        self._gateway: SimulatedGateway | None = None
+        self._life: asyncio.Task[None] | None = None
+        self._terminated = False
+        self._killed = False
+
+    # ------------------------------------------------------------------ its secret
+
+    def open_door(self) -> None:
+        """Let one deliverer in: standard input is attached once. Raises `Refused`."""
+        if self.state != "created" or self._door_used:
+            raise Refused("wrong_state", f"The container {self.order.name} takes no secret any more.")
+        self._door_used = True
+
+    def take_secret(self, secret: bytes) -> None:
+        """What came through the door, whole."""
+        self._secret = secret
+
+    def forget_secret(self) -> None:
+        """Remove the password file; harmless when repeated."""
+        self.has_secret_file = False
+
+    # ------------------------------------------------------------------ its life
+
+    def start(self, part: Part) -> None:
+        """Start the gateway as `part` says; running already: fine. Raises `Refused`, also when the port is taken."""
+        if self.state in ("running", "paused"):
+            return
+        if self.state != "created":
+            raise Refused("wrong_state", f"The container {self.order.name} has ended; it starts once.")
+        if self._secret is None:
+            raise Refused("no_secret", f"The container {self.order.name} waits for its secret and can't start without.")
+        self._gateway = self._make_gateway(part)
+        password, self._secret = _decode(self._secret), None
+        self.has_secret_file = True
+        self.state = "running"
+        self.started_at = datetime.now(UTC)
+        self._life = asyncio.create_task(self._live(self._gateway, password), name=f"container {self.order.name}")
+        self._changed(self, "started")
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP-like): nothing moves until `unpause`. Raises `Refused`."""
+        self.gateway("running").api.behaviour.frozen = True
+        self.state = "paused"
+        self._changed(self, "paused")
+
+    def unpause(self) -> None:
+        """Let it go on; a SIGTERM that came meanwhile is acted on now. Raises `Refused`."""
+        gateway = self.gateway("paused")
+        gateway.api.behaviour.frozen = False
+        self.state = "running"
+        self._changed(self, "resumed")
+        if self._terminated:
+            gateway.terminate()
+
+    def gateway(self, *states: str) -> SimulatedGateway:
+        """The gateway in it, which is in one of `states`. Raises `Refused`."""
+        if self._gateway is None or self.state not in states:
+            raise Refused("wrong_state", f"The container {self.order.name} is {self.state}.")
+        return self._gateway
+
+    def kill(self) -> None:
+        """SIGKILL; ended already: fine."""
+        if self._life is not None and not self._killed:
+            self._killed = True
+            # After the life's first step: a task cancelled before it would leave the port open and no exit code.
+            asyncio.get_running_loop().call_soon(self._life.cancel)
+
+    async def stop(self, grace: float) -> None:
+        """SIGTERM, after `grace` seconds SIGKILL; returns when it has ended. Of several callers the hastiest wins."""
+        if self._life is None or self.state == "exited":
+            return
+        if grace > 0 and not self._terminated:
+            self._terminated = True
+            if self.state == "running":
+                self.gateway("running").terminate()
+        kill = asyncio.get_running_loop().call_later(grace, self.kill)
+        try:
+            await asyncio.wait([self._life])
+        finally:
+            kill.cancel()
+
+    def describe(self) -> dict[str, Any]:
+        """Labels and state, as plain data; no secret and no user."""
+        return {
+            "id": self.id,
+            **self.order.labels,
+            "state": self.state,
+            "started_at": self.started_at.isoformat() if self.started_at is not None else None,
+            "exit_code": self.exit_code,
+            "secret_file": self.has_secret_file,
+        }
+
+    def _make_gateway(self, part: Part) -> SimulatedGateway:
+        order = self.order
+        try:
+            gateway = SimulatedGateway(
+                user=order.user,
+                trading_mode=order.trading_mode,
+                dialect=order.dialect,
+                port=order.host_port,
+                read_only=order.read_only,
+                time_zone=order.time_zone,
+                auto_restart_time=order.auto_restart_time,
+                existing_session_action=order.existing_session_action,
+                accounts=part.accounts,
+                script=part.script,
+                timings=part.timings,
+                server_version=part.server_version,
+                on_line=self._take_line,
+            )
+            gateway.bind()
+        except ValueError as error:
+            raise Refused("failed", f"The gateway can't be made: {error}.") from error
+        except OSError as error:
+            code: Code = "port_taken" if error.errno == errno.EADDRINUSE else "failed"
+            sentence = f"Host port {order.host_port} can't be published: {error.strerror}."
+            raise Refused(code, sentence, port=order.host_port) from error
+        return gateway
+
+    async def _live(self, gateway: SimulatedGateway, password: str) -> None:
+        try:
+            self.exit_code = await gateway.run(password)
+        except asyncio.CancelledError:
+            self.exit_code = KILLED
+        except Exception as error:  # noqa: BLE001  # the boundary of one gateway: the others go on
+            self._take_line(f"the simulated gateway failed: {error!r}")
+            self.exit_code = _PROGRAM_FAILED
+        self.state = "exited"
+        self.log.close()
+        self._changed(self, "died")
+
+    def _take_line(self, line: str) -> None:
+        self.log.append(line[:_LONGEST_LINE])
+
+
+def _decode(secret: bytes) -> str:
+    try:
+        return secret.decode()
+    except UnicodeDecodeError:
+        return secret.decode("latin-1")
