@@ -1,0 +1,338 @@
+"""Gateways in containers on this host's Docker Engine: the default runtime.
+
+    prepare   the image at hand, its generation told                      docker_images, images
+    create    network, settings volume, container; waits for its secret   docker_network, docker_containers
+    start     once, ever: no restart policy, no restart                   here
+    find …    everything with our owner label, whatever its state         docker_naming
+    events, log                                                           docker_streams
+
+Create and start are no transactions: a call that was cut off may have done its work, so whoever is cut off lists again.
+It touches only what bears its owner label, and knows no policy: nothing here decides whether or when to do any of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from spreadpilot_core.ibkr.errors import (
+    LaunchError,
+    NameTakenError,
+    PortTakenError,
+    RuntimeUnavailableError,
+    SettingsError,
+)
+from spreadpilot_core.ibkr.protocols import (
+    ContainerId,
+    Created,
+    Dialect,
+    FollowerId,
+    Gateway,
+    GatewaySpec,
+    LastWords,
+    Leases,
+    RuntimeEvent,
+)
+from spreadpilot_core.ibkr.runtimes.docker_containers import (
+    HealthCheck,
+    container_config,
+    gateway_from,
+    last_words,
+    owned_directory,
+)
+from spreadpilot_core.ibkr.runtimes.docker_engine import Engine, EngineRefusedError, gone_is_fine
+from spreadpilot_core.ibkr.runtimes.docker_images import ImageStore, PullPolicy
+from spreadpilot_core.ibkr.runtimes.docker_naming import FOLLOWER, OWNER, Naming
+from spreadpilot_core.ibkr.runtimes.docker_network import GatewayNetwork
+from spreadpilot_core.ibkr.runtimes.docker_streams import container_events, last_lines, log_lines
+from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE, SCREEN_PASSWORD_FILE, Image
+from spreadpilot_core.ibkr.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_LAST_LINES: Final = 40
+_REMOVAL_SECONDS: Final = 60
+_REMOVAL_POLL: Final = 0.05
+_CLOSING_SECONDS: Final = 5
+_INSPECTIONS_AT_ONCE: Final = 8
+
+
+class DockerRuntime:
+    """`protocols.GatewayRuntime` on one Docker Engine."""
+
+    def __init__(
+        self,
+        *,
+        socket: str,
+        prefix: str,
+        pull_policy: PullPolicy = "missing",
+        health: HealthCheck | None = None,
+        docker_config: Path | None = None,
+    ) -> None:
+        self._naming = Naming(prefix)
+        self._engine = Engine(socket)
+        self._version = _package_version()
+        self._images = ImageStore(self._engine, policy=pull_policy, docker_config=docker_config)
+        self._network = GatewayNetwork(self._engine, self._naming, version=self._version)
+        self._health = health or HealthCheck()
+        self._dialects: dict[FollowerId, Dialect] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, manager_id: str) -> DockerRuntime:
+        """The runtime that the settings ask for; every manager with the same prefix is the same owner."""
+        del manager_id
+        return cls(
+            socket=_socket_path(settings.docker_host),
+            prefix=settings.container_prefix,
+            pull_policy=settings.image_pull_policy,
+        )
+
+    async def open(self) -> None:
+        """Reach the engine and agree on an API version."""
+        await self._engine.open()
+        log.info("docker engine reached", engine=self._engine.version, api=self._engine.api_version)
+
+    async def close(self) -> None:
+        """Let go; the network goes too when no container of ours is left."""
+        if not self._engine.is_open:
+            return
+        with contextlib.suppress(RuntimeUnavailableError, LaunchError, TimeoutError):
+            async with asyncio.timeout(_CLOSING_SECONDS):
+                if not await self._engine.containers([self._naming.owner_label]):
+                    await self._network.remove()
+        await self._images.close()
+        await self._engine.close()
+
+    # ------------------------------------------------------------------ launching
+
+    async def prepare(self, spec: GatewaySpec) -> Dialect:
+        """Have the image at hand and tell its controller."""
+        image = await self._images.at_hand(spec)
+        self._dialects[spec.follower_id] = image.contract.dialect
+        return image.contract.dialect
+
+    async def create(self, spec: GatewaySpec, leases: Leases) -> Created:
+        """Create the container; it waits for its secret on the door and runs nothing yet."""
+        image = await self._images.at_hand(spec)
+        if self._dialects.get(spec.follower_id, image.contract.dialect) != image.contract.dialect:
+            raise LaunchError(
+                f"The image {image.reference} changed to {image.contract.controller} after it was looked at."
+            )
+        await self._refuse_second(spec.follower_id)
+        await self._network.ensure()
+        await self._ensure_settings(spec)
+        name = self._naming.container(spec.follower_id)
+        container_id = await self._create(name, image, spec, leases)
+        door = {
+            "kind": "docker",
+            "socket": self._engine.socket,
+            "container": container_id,
+            "api_version": self._engine.api_version,
+        }
+        return Created(container_id, name, door)
+
+    async def start(self, container_id: ContainerId) -> Gateway:
+        """Start it, once."""
+        try:
+            await self._engine.start_container(container_id)
+        except EngineRefusedError as refused:
+            if "address already in use" in refused.said or "port is already allocated" in refused.said:
+                found = await self.inspect(container_id)
+                raise PortTakenError(found.leases.host_port if found else 0) from refused
+            raise
+        gateway = await self.inspect(container_id)
+        if gateway is None:
+            raise LaunchError(f"The container {container_id[:12]} was removed by somebody else while it started.")
+        return gateway
+
+    async def _create(self, name: str, image: Image, spec: GatewaySpec, leases: Leases) -> ContainerId:
+        config = container_config(
+            image,
+            spec,
+            leases,
+            naming=self._naming,
+            api=self._engine.api,
+            health=self._health,
+            version=self._version,
+        )
+        try:
+            container_id = ContainerId(await self._engine.create_container(name, config))
+        except EngineRefusedError as refused:
+            if refused.is_conflict and (holder := await self._engine.inspect_container(name)) is not None:
+                raise self._name_taken(name, holder) from refused
+            raise
+        try:
+            # A fresh volume belongs to root, and the image's user is to write to it.
+            await self._engine.put_archive(container_id, *owned_directory(image.settings_path, image.uid, image.gid))
+        except LaunchError:
+            await self._delete(container_id)
+            raise
+        return container_id
+
+    async def _refuse_second(self, follower_id: FollowerId) -> None:
+        """A container of this follower may bear another name, when somebody renamed it."""
+        marks = self._naming.marks(follower_id)
+        if holders := await self._engine.containers([f"{key}={value}" for key, value in marks.items()]):
+            holder = await self._engine.inspect_container(holders[0]["Id"])
+            if holder is not None:
+                raise self._name_taken(holder["Name"].removeprefix("/"), holder)
+
+    def _name_taken(self, name: str, holder: Mapping[str, Any]) -> NameTakenError:
+        marks = holder["Config"].get("Labels") or {}
+        what = f"{holder['Id'][:12]}, image {holder['Config']['Image']}, {holder['State']['Status']}"
+        if self._naming.owns(marks):
+            return NameTakenError(f"The follower {marks.get(FOLLOWER)} has a container already: {name} ({what}).")
+        whose = f", owner {marks[OWNER]}" if OWNER in marks else ""
+        return NameTakenError(
+            f"A container that is not this manager's bears the name {name} ({what}{whose}).",
+            hint="Remove or rename it, or choose another container_prefix.",
+        )
+
+    async def _ensure_settings(self, spec: GatewaySpec) -> None:
+        name = self._naming.volume(spec.follower_id, spec.trading_mode, spec.user)
+        volume = await self._engine.ensure_volume({"Name": name, "Labels": dict(self._naming.marks(spec.follower_id))})
+        if not self._naming.owns(volume.get("Labels")):
+            raise LaunchError(
+                f"A Docker volume that is not this manager's bears the name {name}.",
+                hint=f"Remove it (`docker volume rm {name}`), or choose another container_prefix.",
+            )
+
+    # ------------------------------------------------------------------ looking
+
+    async def find(self) -> Sequence[Gateway]:
+        """Every container of ours, whatever its state."""
+        rows = await self._engine.containers([self._naming.owner_label])
+        limit = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
+        newest: dict[str, str | None] = {}
+        for reference in {row["Image"] for row in rows}:
+            newest[reference] = await self._images.current_id(reference)
+
+        async def look_at(row: Mapping[str, Any]) -> Gateway | None:
+            async with limit:
+                inspection = await self._engine.inspect_container(row["Id"])
+            return None if inspection is None else self._gateway(inspection, newest.get(row["Image"]))
+
+        found = await asyncio.gather(*map(look_at, rows))
+        return [gateway for gateway in found if gateway is not None]
+
+    async def inspect(self, container_id: ContainerId) -> Gateway | None:
+        """One container of ours, or None when there is none."""
+        inspection = await self._engine.inspect_container(container_id)
+        if inspection is None:
+            return None
+        return self._gateway(inspection, await self._images.current_id(inspection["Config"]["Image"]))
+
+    def _gateway(self, inspection: Mapping[str, Any], newest_image: str | None) -> Gateway | None:
+        return gateway_from(inspection, naming=self._naming, newest_image=newest_image)
+
+    def events(self) -> AsyncIterator[RuntimeEvent]:
+        """What happens to our containers; `GAP` first and after every break."""
+        return container_events(self._engine, self._naming)
+
+    def log(self, gateway: Gateway) -> AsyncIterator[str]:
+        """What this life has printed, from its start, then live."""
+        return log_lines(self._engine, gateway)
+
+    # ------------------------------------------------------------------ ending
+
+    async def remove(self, container_id: ContainerId, *, grace: float) -> LastWords:
+        """Stop it, keep its last words, remove it. Its settings stay."""
+        found = await self._engine.inspect_container(container_id)
+        if found is None:
+            return LastWords(None, ())
+        self._refuse_foreign(found)
+        if found["State"]["Running"]:
+            await self._end(container_id, grace)
+            found = await self._engine.inspect_container(container_id) or found
+        lines = await last_lines(self._engine, container_id, _LAST_LINES)
+        await self._delete(container_id)
+        return last_words(found, lines)
+
+    async def forget_secret(self, container_id: ContainerId) -> None:
+        """Remove the password file inside, where there is one."""
+        await self._run_inside(container_id, ["rm", "-f", PASSWORD_FILE])
+
+    async def forget_settings(self, follower_id: FollowerId) -> int:
+        """Remove what the follower's gateways kept for their next start; gives how many volumes went.
+
+        Raises:
+            LaunchError: one is in use; remove the gateway first.
+        """
+        marks = self._naming.marks(follower_id)
+        volumes = await self._engine.volumes([f"{key}={value}" for key, value in marks.items()])
+        for volume in volumes:
+            with gone_is_fine():
+                await self._engine.delete_volume(volume["Name"])
+        return len(volumes)
+
+    async def screen_password(self, container_id: ContainerId) -> str | None:
+        """The password of the gateway's screen, made at random at its start; None when it shows none."""
+        return await self._run_inside(container_id, ["cat", SCREEN_PASSWORD_FILE]) or None
+
+    async def _run_inside(self, container_id: ContainerId, command: Sequence[str]) -> str:
+        """The command's output; nothing when it failed, or nothing runs there."""
+        found = await self._engine.inspect_container(container_id)
+        if found is None or not found["State"]["Running"]:
+            return ""
+        self._refuse_foreign(found)
+        try:
+            with gone_is_fine():
+                code, output = await self._engine.execute(container_id, command)
+                return output if code == 0 else ""
+        except EngineRefusedError as refused:
+            found = await self._engine.inspect_container(container_id)
+            if refused.is_conflict and (found is None or not found["State"]["Running"]):
+                return ""
+            raise
+        return ""
+
+    async def _end(self, container_id: ContainerId, grace: float) -> None:
+        try:
+            with gone_is_fine():
+                if grace > 0:
+                    await self._engine.stop_container(container_id, grace=grace)
+                else:
+                    await self._engine.kill_container(container_id)
+        except EngineRefusedError as refused:
+            if not refused.is_conflict:  # it has ended by itself
+                raise
+
+    async def _delete(self, container_id: ContainerId) -> None:
+        """Remove it; while somebody else does so the engine says "in progress", until it is gone."""
+        deadline = asyncio.get_running_loop().time() + _REMOVAL_SECONDS
+        while True:
+            try:
+                with gone_is_fine():
+                    await self._engine.delete_container(container_id)
+            except EngineRefusedError as refused:
+                if not refused.is_conflict or asyncio.get_running_loop().time() > deadline:
+                    raise
+            else:
+                return
+            await asyncio.sleep(_REMOVAL_POLL)
+
+    def _refuse_foreign(self, inspection: Mapping[str, Any]) -> None:
+        if not self._naming.owns(inspection["Config"].get("Labels")):
+            raise LaunchError(f"The container {inspection['Name'].removeprefix('/')} is not this manager's.")
+
+
+def _socket_path(docker_host: str) -> str:
+    scheme, separator, path = docker_host.partition("://")
+    if scheme != "unix" or not separator or not path:
+        raise SettingsError(
+            "docker_host", docker_host, "gateways run on this host's engine, so it must be unix:// and a socket's path"
+        )
+    return path
+
+
+def _package_version() -> str:
+    try:
+        return version("spreadpilot-gateway-manager")
+    except PackageNotFoundError:  # run from a copy of the sources
+        return "0"

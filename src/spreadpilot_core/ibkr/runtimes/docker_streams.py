@@ -1,0 +1,214 @@
+"""What the engine tells without being asked again: events of our containers, and the lines that one of them prints.
+
+Both streams break when the engine restarts, and both come back by themselves. An event stream that comes back says
+`GAP`, for what dies while the engine is away gives no event, ever. A log that comes back goes on at the last line seen;
+a line that the engine repeats (it does so when it rotates the file) is told once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+
+from spreadpilot_core.ibkr.errors import RuntimeUnavailableError
+from spreadpilot_core.ibkr.protocols import ContainerId, FollowerId, Gateway, RuntimeEvent, RuntimeEventKind
+from spreadpilot_core.ibkr.runtimes.docker_containers import parse_time
+from spreadpilot_core.ibkr.runtimes.docker_engine import Engine, EngineRefusedError, gone_is_fine
+from spreadpilot_core.ibkr.runtimes.docker_naming import FOLLOWER, Naming
+
+log = structlog.get_logger(__name__)
+
+_KINDS: Final[Mapping[str, RuntimeEventKind]] = {
+    "start": RuntimeEventKind.STARTED,
+    "die": RuntimeEventKind.DIED,
+    "pause": RuntimeEventKind.PAUSED,
+    "unpause": RuntimeEventKind.RESUMED,
+    "destroy": RuntimeEventKind.REMOVED,
+    "oom": RuntimeEventKind.HEALTH,
+    "health_status": RuntimeEventKind.HEALTH,
+}
+"""Named to the engine too: each health check alone would send three events that nobody wants."""
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 2.0
+"""Seconds between two tries to reach an engine that is away."""
+
+
+async def container_events(engine: Engine, naming: Naming) -> AsyncIterator[RuntimeEvent]:
+    """Every event of the owner's containers, `GAP` first and after each break; ends when the engine is closed."""
+    pause, away = _FIRST_PAUSE, False
+    while engine.is_open:
+        try:
+            if away:
+                await engine.open()  # another version of it may have come back
+            async with aclosing(_events_once(engine, naming)) as events:
+                async for event in events:
+                    if away:
+                        log.info("docker engine is back", engine=engine.version)
+                    pause, away = _FIRST_PAUSE, False
+                    yield event
+        except (RuntimeUnavailableError, EngineRefusedError) as fault:
+            _tell(engine, fault, again=away)
+        away = True
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _tell(engine: Engine, fault: Exception, *, again: bool) -> None:
+    if engine.is_open and not again:  # closing breaks the stream too
+        log.warning("docker event stream broke", why=str(fault))
+
+
+async def _events_once(engine: Engine, naming: Naming) -> AsyncGenerator[RuntimeEvent, None]:
+    filters = {"type": ["container"], "label": [naming.owner_label], "event": list(_KINDS)}
+    # The engine answers before it subscribes; what happens in between comes from its memory, by `since`.
+    since = f"{time.time():.9f}"
+    async with engine.stream("events", filters=json.dumps(filters), since=since) as lines:
+        yield RuntimeEvent(RuntimeEventKind.GAP)
+        async for line in lines:
+            if (event := event_from(json.loads(line))) is not None:
+                yield event
+
+
+def event_from(told: Mapping[str, Any]) -> RuntimeEvent | None:
+    """One line of the engine's event stream; None for one that says nothing to us."""
+    action, _, detail = str(told.get("Action", "")).partition(":")
+    kind = _KINDS.get(action)
+    actor = told.get("Actor") or {}
+    if kind is None or "ID" not in actor:
+        return None
+    marks = actor.get("Attributes") or {}
+    code = marks.get("exitCode")
+    return RuntimeEvent(
+        kind=kind,
+        follower_id=FollowerId(marks[FOLLOWER]) if FOLLOWER in marks else None,
+        container_id=ContainerId(actor["ID"]),
+        exit_code=int(code) if code is not None and kind is RuntimeEventKind.DIED else None,
+        detail="out of memory" if action == "oom" else detail.strip() or None,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- logs
+
+_HEADER = struct.Struct(">BxxxL")
+_LONGEST_LINE = 64 * 1024
+_REMEMBERED_LINES = 1024
+"""More than a rotation repeats; the engine repeats up to some hundred lines."""
+_OVERLAP = timedelta(seconds=0.5)
+"""A log that comes back is read from this much before its last line: the two channels are stamped apart."""
+
+
+class LogReader:
+    """Turns the engine's multiplexed, time-stamped log into lines, each told once."""
+
+    def __init__(self) -> None:
+        self._last_stamp = ""
+        self._parts: dict[int, bytearray] = {}
+        self._seen: set[bytes] = set()
+        self._order: deque[bytes] = deque()
+
+    def feed(self, channel: int, data: bytes) -> list[str]:
+        """Take what came on one channel (1 standard output, 2 standard error); gives the lines that it ends."""
+        part = self._parts.setdefault(channel, bytearray())
+        part += data
+        *whole, rest = bytes(part).split(b"\n")
+        self._parts[channel] = bytearray(rest[-_LONGEST_LINE:])
+        return [line for raw in whole if (line := self._told_once(raw)) is not None]
+
+    def reconnect(self, otherwise: str) -> str:
+        """Forget half lines, for the engine begins anew; gives where to go on, as the engine wants it."""
+        self._parts.clear()
+        return engine_time(self._last_stamp, earlier=_OVERLAP) or otherwise
+
+    def _told_once(self, raw: bytes) -> str | None:
+        if raw in self._seen:
+            return None
+        self._seen.add(raw)
+        self._order.append(raw)
+        if len(self._order) > _REMEMBERED_LINES:
+            self._seen.discard(self._order.popleft())
+        stamp, _, text = raw.partition(b" ")
+        self._last_stamp = stamp.decode(errors="replace")
+        return text.decode(errors="replace").rstrip("\r")
+
+
+async def log_lines(engine: Engine, gateway: Gateway) -> AsyncIterator[str]:
+    """The lines of this gateway's life from its start, then live; ends when this life has ended."""
+    reader, pause = LogReader(), _FIRST_PAUSE
+    while True:
+        try:
+            if (life := await _life(engine, gateway)) is None:
+                return
+            with gone_is_fine():
+                since = reader.reconnect(otherwise=life.begin)
+                async with aclosing(_follow(engine, gateway.container_id, reader, since=since)) as lines:
+                    async for line in lines:
+                        pause = _FIRST_PAUSE
+                        yield line
+            if life.is_over:
+                return
+        except RuntimeUnavailableError as fault:
+            log.debug("log stream broke", follower=gateway.follower_id, why=str(fault))
+        if not engine.is_open:
+            return
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def last_lines(engine: Engine, container_id: ContainerId, count: int) -> list[str]:
+    """The newest lines that a container printed, oldest first; none when it is gone."""
+    lines = deque[str](maxlen=count)
+    with gone_is_fine():
+        async with aclosing(_follow(engine, container_id, LogReader(), follow="0", tail=str(count))) as found:
+            async for line in found:
+                lines.append(line)
+    return list(lines)
+
+
+async def _follow(
+    engine: Engine, container_id: ContainerId, reader: LogReader, **parameters: str
+) -> AsyncGenerator[str, None]:
+    wanted = {"follow": "1", "stdout": "1", "stderr": "1", "timestamps": "1"} | parameters
+    async with engine.stream(f"containers/{container_id}/logs", **wanted) as content:
+        while True:
+            try:
+                channel, length = _HEADER.unpack(await content.readexactly(_HEADER.size))
+                data = await content.readexactly(length)
+            except asyncio.IncompleteReadError:
+                return
+            for line in reader.feed(channel, data):
+                yield line
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    begin: str
+    """Where its lines begin, as the engine wants it."""
+    is_over: bool
+
+
+async def _life(engine: Engine, gateway: Gateway) -> _Life | None:
+    """Where this life stands; None when it is gone, or another has begun."""
+    found = await engine.inspect_container(gateway.container_id)
+    if found is None or parse_time(found["State"].get("StartedAt")) != gateway.started_at:
+        return None
+    is_over = not found["State"]["Running"]
+    # Its lines begin where the life before it ended, not at its start: the engine notes that after the first lines.
+    finished = "" if is_over else found["State"].get("FinishedAt", "")
+    return _Life(begin=engine_time(finished) or "0", is_over=is_over)
+
+
+def engine_time(stamp: str, *, earlier: timedelta = timedelta(0)) -> str | None:
+    """A time of the engine's as its queries want it, in seconds; None for its "never"."""
+    moment = parse_time(stamp)
+    return None if moment is None else f"{(moment - earlier).timestamp():.6f}"
