@@ -1,0 +1,291 @@
+"""The append-only trail of every secret read, delivery, local change and operator act: who, what, when, never the value.
+
+One JSON object a line in `audit.jsonl` (mode 0600) of the state directory, each with the SHA-256 of the line before it,
+so that `verify` finds a line that was altered, removed or cut. Whoever can write the file can also make the whole chain
+anew: therefore the newest hash is kept in the record store too, and `verify` looks for it in the chain.
+
+Written by the courier and by commands, under one file lock; a line is on disk when `append` returns, or `AuditError` is
+raised and nothing was written. A full file is renamed to `audit-SERIAL.jsonl` (the serial of its first line) and the
+chain goes on in a new one; the same when something else renames it to `audit.jsonl.N`. Files are never deleted here.
+
+Standard library and filelock only, since the courier loads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from spreadpilot_core.ibkr.errors import AuditError
+
+FILE_NAME = "audit.jsonl"
+BEGINNING = "0" * 64
+"""What the first line has for the hash of the line before it."""
+ROTATE_AT = 16 * 2**20
+"""Bytes after which a new file is begun: some 50,000 lines."""
+SPARE = 2**20
+"""Bytes that must be free on the disk before a secret is read, so that what follows can be written down."""
+_LOCK_PATIENCE = 10.0
+_LONGEST_LINE = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """The newest line: what the record store keeps for `verify`."""
+
+    serial: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerdict:
+    """What `verify` found."""
+
+    lines: int
+    head: AuditHead | None
+    findings: tuple[str, ...]
+    """One sentence for each trouble; empty when the trail is whole."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+
+class AuditTrail:
+    """The trail of one state directory. Safe to use from threads and processes at once; blocks while it writes."""
+
+    def __init__(self, directory: Path, *, rotate_at: int = ROTATE_AT) -> None:
+        self.path = directory / FILE_NAME
+        self._rotate_at = rotate_at
+        self._turn = threading.Lock()
+        self._known: tuple[int, int, AuditHead] | None = None
+        """Inode, size and head as this process left the file, to spare the next append from reading it."""
+
+    def ready(self) -> None:
+        """Make sure that a line can be written now.
+
+        Raises:
+            AuditError: it can't; nothing may be done that must be audited.
+        """
+        with self._exclusive() as descriptor:
+            disk = os.fstatvfs(descriptor)
+            if disk.f_bavail * disk.f_frsize < SPARE:
+                raise self._unwritable(f"less than {SPARE // 1024} KiB are free on its disk")
+
+    def append(self, act: str, *, who: str, outcome: str = "done", **facts: str | None) -> AuditHead:
+        """Write one line; it is durable when this returns.
+
+        Args:
+            act: what was done: "read", "fallback", "deliver", "set", "remove", "retry-login", …
+            who: who did it, as `actor` says it.
+            outcome: "done", or in a few words why not.
+            facts: `follower`, `ref`, `version`, `source`, `detail`; None is left out. Never a secret.
+
+        Raises:
+            AuditError: it could not be written; the trail is as before.
+        """
+        with self._exclusive() as descriptor:
+            head, prefix = self._head_of(descriptor)
+            line = _line(head, act=act, who=who, outcome=outcome, facts=facts)
+            size = os.fstat(descriptor).st_size
+            try:
+                _write(descriptor, prefix + line + b"\n")
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+            newest = AuditHead((head.serial if head else 0) + 1, _hash(line))
+            stat = os.fstat(descriptor)
+            self._known = (stat.st_ino, stat.st_size, newest)
+            if stat.st_size >= self._rotate_at:
+                with suppress(OSError):  # the line is written; the next one tries again
+                    self._rotate()
+        return newest
+
+    def head(self) -> AuditHead | None:
+        """The newest line, or None when there is none.
+
+        Raises:
+            AuditError: the trail can't be read.
+        """
+        with self._exclusive() as descriptor:
+            return self._head_of(descriptor)[0]
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """All lines that can be read, oldest first."""
+        for _, raw in self._lines():
+            if (entry := _parsed(raw)) is not None:
+                yield entry
+
+    def verify(self, recorded: str | None = None) -> AuditVerdict:
+        """Go through the whole chain.
+
+        Args:
+            recorded: the hash that the record store kept; it must be in the chain, and lines after it are fine.
+        """
+        previous: AuditHead | None = None
+        findings: list[str] = []
+        seen_recorded = recorded is None
+        lines = 0
+        for place, raw in self._lines():
+            lines += 1
+            findings += _faults(place, raw, previous)
+            entry = _parsed(raw)
+            serial = entry["serial"] if entry else (previous.serial + 1 if previous else 1)
+            previous = AuditHead(serial, _hash(raw))
+            seen_recorded = seen_recorded or previous.hash == recorded
+        if not seen_recorded:
+            findings.append(
+                f"The hash that the record store kept ({(recorded or '')[:12]}…) is not in the chain: "
+                "the line it belongs to, or an earlier one, was removed or altered."
+            )
+        return AuditVerdict(lines, previous, tuple(findings))
+
+    # ------------------------------------------------------------------ inside
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[int]:
+        """The open file, while nobody else appends."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._turn, FileLock(self.path.with_suffix(".lock"), timeout=_LOCK_PATIENCE, mode=0o600):
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                try:
+                    yield descriptor
+                finally:
+                    os.close(descriptor)
+        except Timeout:
+            raise self._unwritable(f"another program has held its lock for {_LOCK_PATIENCE:.0f} s") from None
+        except OSError as error:
+            raise self._unwritable(error.strerror or str(error)) from None
+
+    def _unwritable(self, why: str) -> AuditError:
+        return AuditError(
+            f"The audit trail {self.path} can't be written: {why}.",
+            hint="No secret is read until it can be.",
+        )
+
+    def _head_of(self, descriptor: int) -> tuple[AuditHead | None, bytes]:
+        """The newest line, and what must be written before the next one (a line break after a line that was cut)."""
+        stat = os.fstat(descriptor)
+        if self._known is not None and self._known[:2] == (stat.st_ino, stat.st_size):
+            return self._known[2], b""
+        if stat.st_size == 0:
+            older = self._files()[:-1]
+            return (_head_in(older[-1].read_bytes()) if older else None), b""
+        content = os.pread(descriptor, _LONGEST_LINE, max(0, stat.st_size - _LONGEST_LINE))
+        return _head_in(content), b"" if content.endswith(b"\n") else b"\n"
+
+    def _rotate(self) -> None:
+        with self.path.open("rb") as file:
+            first = _parsed(file.readline().rstrip(b"\n"))
+        self.path.rename(self.path.with_name(f"audit-{first['serial'] if first else 0:09d}.jsonl"))
+        descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+    def _files(self) -> list[Path]:
+        """Every file of the trail, oldest first; the one that is written now comes last."""
+        folder = self.path.parent
+        older = {*folder.glob("audit-*.jsonl"), *folder.glob(f"{FILE_NAME}.*")}
+        return [*sorted(older, key=_first_serial), self.path]
+
+    def _lines(self) -> Iterator[tuple[str, bytes]]:
+        try:
+            for path in self._files():
+                if path.exists():
+                    with path.open("rb") as file:
+                        for number, raw in enumerate(file, 1):
+                            yield f"{path.name}, line {number}", raw.removesuffix(b"\n")
+        except OSError as error:
+            msg = f"The audit trail {self.path} can't be read ({error.strerror})."
+            raise AuditError(msg) from None
+
+
+def actor(program: str) -> str:
+    """Who acts: the program, the user it runs as (and who called sudo), host and process."""
+    user = _user_name(os.getuid())
+    behind = os.environ.get("SUDO_USER")
+    return f"{program}, {f'{behind} as {user}' if behind else user} on {socket.gethostname()}, process {os.getpid()}"
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _line(head: AuditHead | None, *, act: str, who: str, outcome: str, facts: Mapping[str, str | None]) -> bytes:
+    entry = {
+        "serial": head.serial + 1 if head else 1,
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "act": act,
+        "outcome": outcome,
+        **{name: value for name, value in facts.items() if value is not None},
+        "who": who,
+        "previous": head.hash if head else BEGINNING,
+    }
+    return json.dumps(entry).encode()
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+    os.fsync(descriptor)
+
+
+def _hash(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
+    """The line's entry, or None when it is not whole."""
+    try:
+        entry = json.loads(raw)
+    except ValueError:
+        return None
+    whole = isinstance(entry, dict) and isinstance(entry.get("serial"), int) and isinstance(entry.get("previous"), str)
+    return entry if whole else None
+
+
+def _head_in(content: bytes) -> AuditHead | None:
+    """The last line of `content`; one that is not whole counts as the one after the last that is."""
+    lines = content.removesuffix(b"\n").split(b"\n") if content else []
+    for back, raw in enumerate(reversed(lines)):
+        if entry := _parsed(raw):
+            return AuditHead(entry["serial"] + back, _hash(lines[-1]))
+    return AuditHead(len(lines), _hash(lines[-1])) if lines else None
+
+
+def _first_serial(path: Path) -> int:
+    with path.open("rb") as file:
+        entry = _parsed(file.readline().rstrip(b"\n"))
+    return entry["serial"] if entry else 0
+
+
+def _faults(place: str, raw: bytes, previous: AuditHead | None) -> list[str]:
+    """What is wrong with one line, seen from the one before it."""
+    entry = _parsed(raw)
+    if entry is None:
+        return [f"{place} is not whole: it was altered, or cut short (a crash can do that to the last line)."]
+    expected = previous.serial + 1 if previous else 1
+    if entry["serial"] != expected:
+        missing = entry["serial"] - expected
+        gone = f"{missing} lines before it are gone" if missing > 0 else "lines were inserted or put in another order"
+        return [f"{place} has serial {entry['serial']} instead of {expected}: {gone}."]
+    if entry["previous"] != (previous.hash if previous else BEGINNING):
+        return [f"The line before {place} (serial {expected - 1}) was altered."]
+    return []
