@@ -1,0 +1,99 @@
+"""What the exit code of a gateway's container means, per controller.
+
+The codes of the two controllers overlap (77 and 78 are a missing button and wrong arguments in one, a refused login and
+a wrong setting in the other), so a code alone says nothing: the key is (controller, code). A code of 0 never means
+"restart me": a log-off, a lost session conflict and a human's File > Close all end with it; the log tells them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from spreadpilot_core.ibkr.protocols import Dialect
+
+
+class ExitKind(str, Enum):
+    """What a code says about trying again."""
+
+    TIDY = "tidy"
+    """Ended by its own or somebody's choice; the log's last phase says which."""
+    REJECTED_OR_THROTTLED = "rejected_or_throttled"
+    """IBKR refused the login: never again without a change."""
+    SECOND_FACTOR = "second_factor"
+    """The phone approval, or the login after it, was not completed."""
+    CONFIG = "config"
+    """Settings, files or versions are wrong: trying again changes nothing."""
+    CRASH = "crash"
+    """The gateway's program died or hung: one try more, after a pause."""
+    KILLED = "killed"
+    """Ended from outside without being asked first (SIGKILL, out of memory)."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ExitMeaning:
+    """The kind, and a clause for a sentence: "ended with code 77 (IBKR refused the login)"."""
+
+    kind: ExitKind
+    sentence: str
+
+
+_ANY_CONTROLLER = {
+    125: ExitMeaning(ExitKind.CONFIG, "the container could not be run"),
+    126: ExitMeaning(ExitKind.CONFIG, "the image's command can't be executed"),
+    127: ExitMeaning(ExitKind.CONFIG, "the image's command was not found"),
+    134: ExitMeaning(ExitKind.CRASH, "the gateway's program aborted"),
+    137: ExitMeaning(ExitKind.KILLED, "it was killed"),
+    139: ExitMeaning(ExitKind.CRASH, "the gateway's program crashed"),
+    143: ExitMeaning(ExitKind.TIDY, "it was asked to stop"),
+}
+
+_IBC = {
+    0: ExitMeaning(ExitKind.TIDY, "the gateway closed itself: a log-off, another session, or File > Close"),
+    1: ExitMeaning(ExitKind.CONFIG, "a start script refused, or java is missing"),
+    2: ExitMeaning(ExitKind.CONFIG, "the start script was given no gateway version"),
+    3: ExitMeaning(ExitKind.CONFIG, "the start script was given a wrong argument"),
+    4: ExitMeaning(ExitKind.CONFIG, "this gateway version is not installed in the image"),
+    5: ExitMeaning(ExitKind.CONFIG, "a directory of the image is missing"),
+    6: ExitMeaning(ExitKind.CONFIG, "the controller's settings file is missing"),
+    7: ExitMeaning(ExitKind.CONFIG, "the gateway's vmoptions file is missing"),
+    8: ExitMeaning(ExitKind.CONFIG, "the operating system is not supported"),
+    76: ExitMeaning(ExitKind.CRASH, "the controller met an unhandled exception"),
+    77: ExitMeaning(
+        ExitKind.CONFIG, "the controller did not find a button or field: it and the gateway's version don't fit"
+    ),
+    78: ExitMeaning(ExitKind.CONFIG, "the controller was given wrong arguments"),
+    79: ExitMeaning(ExitKind.CONFIG, "the controller's settings file does not exist"),
+    80: ExitMeaning(ExitKind.CONFIG, "the trading mode is neither live nor paper"),
+    81: ExitMeaning(ExitKind.CONFIG, "one of the controller's settings has a wrong value"),
+    82: ExitMeaning(ExitKind.CONFIG, "the gateway's settings directory can't be created"),
+    83: ExitMeaning(ExitKind.CONFIG, "the gateway's program has no entry point the controller knows"),
+    84: ExitMeaning(ExitKind.CONFIG, "the path of jts.ini is wrong"),
+    85: ExitMeaning(ExitKind.CONFIG, "jts.ini can't be read or written"),
+    86: ExitMeaning(ExitKind.CRASH, "the controller met a dialog that its settings don't allow for"),
+    87: ExitMeaning(ExitKind.SECOND_FACTOR, "the login did not complete after the phone approval"),
+    88: ExitMeaning(ExitKind.CRASH, "the gateway showed no login form"),
+    159: ExitMeaning(ExitKind.CRASH, "the controller failed inside"),
+}
+
+_IBCONTROLLER = {
+    0: ExitMeaning(ExitKind.TIDY, "it was stopped, or the gateway closed itself"),
+    1: ExitMeaning(ExitKind.CONFIG, "the controller or a start script failed at once"),
+    2: ExitMeaning(ExitKind.CONFIG, "the controller was given wrong arguments"),
+    69: ExitMeaning(ExitKind.CRASH, "the gateway's program died, or the login hung"),
+    75: ExitMeaning(ExitKind.SECOND_FACTOR, "the phone approval, or the login after it, was not completed"),
+    77: ExitMeaning(ExitKind.REJECTED_OR_THROTTLED, "IBKR refused the login"),
+    78: ExitMeaning(ExitKind.CONFIG, "a setting is wrong, the credentials or the gateway's program are missing"),
+}
+
+_BY_DIALECT: dict[Dialect, dict[int, ExitMeaning]] = {"ibc": _IBC, "ibcontroller": _IBCONTROLLER}
+_NOT_KNOWN = ExitMeaning(ExitKind.UNKNOWN, "no code is known")
+_NOT_LISTED = ExitMeaning(ExitKind.UNKNOWN, "a code without a known meaning")
+
+
+def exit_meaning(dialect: Dialect, code: int | None) -> ExitMeaning:
+    """What this code means from a container that holds this controller; None is a code nobody knows."""
+    if code is None:
+        return _NOT_KNOWN
+    return _BY_DIALECT[dialect].get(code) or _ANY_CONTROLLER.get(code, _NOT_LISTED)
