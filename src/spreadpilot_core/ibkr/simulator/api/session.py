@@ -1,104 +1,185 @@
 """One API client on one connection: handshake, START_API, then requests until either side goes away.
 
-`ApiServer` starts one per accepted connection. It knows the order of an opening and its faults; what a request means is
-left to the dispatcher.
+`ApiServer` has one per accepted connection. It knows the order of an opening and its faults; what a request means is left
+to the dispatcher and the desks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+import time
+from typing import Protocol
 
 from spreadpilot_core.ibkr.simulator.api import wire
-
-if TYPE_CHECKING:
-    from spreadpilot_core.ibkr.simulator.api_server import ApiServer
+from spreadpilot_core.ibkr.simulator.api.desks import Desks
+from spreadpilot_core.ibkr.simulator.api.dispatch import dispatch
+from spreadpilot_core.ibkr.simulator.api.line import Line
+from spreadpilot_core.ibkr.simulator.api.pace import LIMIT, Pace
+from spreadpilot_core.ibkr.simulator.behaviour import Behaviour
+from spreadpilot_core.ibkr.simulator.books.exchange import Exchange
 
 _READ_SIZE = 1 << 16
+_START_API = "71"
 _DUPLICATE_LINGERS = 0.7
 """Seconds between error 326 and the close, as a live gateway takes."""
+_NO_REQUEST = -1
+_FARMS = (
+    (2104, "Market data farm connection is OK:usfarm"),
+    (2106, "HMDS data farm connection is OK:ushmds"),
+    (2158, "Sec-def data farm connection is OK:secdefil"),
+)
+
+
+class ClientGoneError(Exception):
+    """The connection has to end, or has ended."""
+
+
+class Door(Protocol):
+    """What a session asks the server about."""
+
+    server_version: int
+    behaviour: Behaviour
+
+    def is_full(self) -> bool:
+        """Whether the gateway has all the clients it takes."""
+
+    def has_client(self, client_id: int) -> bool:
+        """Whether a started session has this client id."""
+
+    def started(self, session: Session) -> None:
+        """A session has started."""
+
+    def handled(self) -> None:
+        """A session has handled what it had read."""
 
 
 class Session:
     """One client's connection."""
 
-    def __init__(self, server: ApiServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._server = server
+    def __init__(
+        self,
+        door: Door,
+        exchange: Exchange,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        read_only: bool,
+    ) -> None:
+        self._door = door
         self._reader = reader
-        self._writer = writer
-        self.version = 0
-        self.client_id: int | None = None
-        self.started = False
+        self._exchange = exchange
+        self.line = Line(writer, door.behaviour)
+        self.desks = Desks(self.line, exchange, door.behaviour, read_only=read_only)
+        self.has_started = False
+        self._pace = Pace(time.monotonic())
+
+    @property
+    def client_id(self) -> int:
+        """The client's id; -1 before START_API."""
+        return self.line.client_id
 
     async def run(self) -> None:
-        """Serve the connection until it is closed."""
-        with contextlib.suppress(ConnectionError, wire.WireError):
-            frames = await self._shake_hands()
-            while data := await self._read():
-                for payload in frames.feed(data):
-                    await self._handle(payload)
+        """Serve the connection until it has to end, then close it."""
+        try:
+            with contextlib.suppress(ConnectionError, wire.WireError, ClientGoneError):
+                await self._serve()
+        finally:
+            self.line.close()
+            self._exchange.forget(self.desks)
 
-    def send(self, *fields: wire.Field) -> None:
-        """Send one message."""
-        self._writer.write(wire.message(*fields))
+    async def _serve(self) -> None:
+        frames = await self._shake_hands()
+        data = b""
+        while True:
+            for payload in frames.feed(data):
+                await self._take(payload.removesuffix(b"\0").decode("utf-8", "backslashreplace").split("\0"))
+            self._door.handled()
+            data = await self._read()
 
-    def error(self, request_id: int, code: int, text: str) -> None:
-        """Send an error, a warning or a notice in the form that this client's version has."""
-        fields: list[wire.Field] = [4, 2, request_id, code, text]
-        if self.version >= 166:  # noqa: PLR2004  # advancedOrderRejectJson exists from there on
-            fields.append("")
-        self.send(*fields)
-
-    def close(self) -> None:
-        """Close the connection; what was sent before still arrives."""
-        self._writer.close()
+    # --- opening
 
     async def _read(self) -> bytes:
-        await self._server.behaviour.while_frozen()
+        behaviour = self._door.behaviour
+        await behaviour.while_frozen()
         data = await self._reader.read(_READ_SIZE)
-        await self._server.behaviour.while_frozen()
+        await behaviour.while_frozen()
+        if not data or self.line.is_closing:
+            raise ClientGoneError
         return data
 
     async def _shake_hands(self) -> wire.Frames:
         handshake = wire.Handshake()
-        while data := await self._read():
-            if hello := handshake.feed(data):
-                if self._server.behaviour.mute_handshake:
-                    await self._say_nothing()
-                self.version = wire.negotiate(hello, self._server.server_version)
-                self._writer.write(wire.greeting(self.version))
-                return handshake.frames
-        raise wire.WireError("the client left before its hello")
+        while (hello := handshake.feed(await self._read())) is None:
+            pass
+        if self._door.behaviour.mute_handshake:
+            await self._say_nothing()
+        self.line.greet(wire.negotiate(hello, self._door.server_version))
+        return handshake.frames
 
     async def _say_nothing(self) -> None:
-        while await self._read():
-            pass
-        raise wire.WireError("the client gave up")
+        while True:
+            await self._read()
 
-    async def _handle(self, payload: bytes) -> None:
-        fields = payload.decode("utf-8", "backslashreplace").split("\0")
-        if not self.started:
-            await self._start(fields)
-        elif fields[0] == "49":
-            self.send(49, 1, self._server.now())
+    async def _take(self, texts: list[str]) -> None:
+        if self.line.is_closing:
+            raise ClientGoneError
+        if not self.has_started:
+            await self._start(texts)
+        elif self._keeps_pace():
+            dispatch(self.desks, texts)
 
-    async def _start(self, fields: list[str]) -> None:
-        if fields[0] != "71":
-            raise wire.WireError("the first request is not START_API")
-        behaviour = self._server.behaviour
-        self.client_id = int(fields[2])
+    async def _start(self, texts: list[str]) -> None:
+        behaviour = self._door.behaviour
+        client_id = _client_id(texts)
         if behaviour.mute_start:
             await self._say_nothing()
         if behaviour.disclaimer_pending:
-            self.error(-1, 10141, "Paper trading disclaimer must first be accepted for API connection.")
-            raise wire.WireError("the disclaimer is pending")
-        if behaviour.close_early:
-            raise wire.WireError("closed early")
-        if not self._server.admit(self):
-            self.error(-1, 326, "Unable to connect as the client id is already in use. Retry with a unique client id.")
-            await asyncio.sleep(_DUPLICATE_LINGERS)
-            raise wire.WireError("the client id is in use")
-        self.started = True
-        self.send(15, 1, ",".join(self._server.accounts))
-        self.send(9, 1, 1)
+            self.line.error(_NO_REQUEST, 10141, "Paper trading disclaimer must first be accepted for API connection.")
+            raise ClientGoneError
+        if behaviour.close_early or self._door.is_full():
+            raise ClientGoneError
+        if self._door.has_client(client_id):
+            await self._turn_away()
+        self.line.client_id = client_id
+        self.has_started = True
+        self._exchange.listen(self.desks)
+        self.desks.accounts.managed_accounts()
+        self.desks.orders.next_valid_id()
+        for code, text in _FARMS:
+            self.line.error(_NO_REQUEST, code, text)
+        self._door.started(self)
+
+    async def _turn_away(self) -> None:
+        text = "Unable to connect as the client id is already in use. Retry with a unique client id."
+        self.line.error(_NO_REQUEST, 326, text)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._say_nothing(), _DUPLICATE_LINGERS)
+        raise ClientGoneError
+
+    def _keeps_pace(self) -> bool:
+        now = time.monotonic()
+        if self._pace.take(now):
+            return True
+        if self._pace.strike(now):
+            text = (
+                f"Max rate of messages per second has been exceeded:max={LIMIT} rec={LIMIT + 1} ({self._pace.strikes})"
+            )
+            self.line.error(_NO_REQUEST, 100, text)
+        if self._pace.is_abuse:
+            raise ClientGoneError
+        return False
+
+
+def _client_id(texts: list[str]) -> int:
+    """The client id of a START_API request.
+
+    Raises:
+        ClientGoneError: it is none.
+    """
+    if len(texts) < 3 or texts[0] != _START_API:  # noqa: PLR2004  # number, version, client id
+        raise ClientGoneError
+    try:
+        return int(texts[2])
+    except ValueError:
+        raise ClientGoneError from None

@@ -20,7 +20,6 @@ REFUSED_VERSION = 158
 
 _PREFIX = b"API\0"
 _HELLO = re.compile(rb"v(\d{1,9})(?:\.\.(\d{1,9}))?(?: .*)?", re.DOTALL)
-_UNSET = {1.7976931348623157e308: ""}
 
 Field = str | int | float | bool | None
 
@@ -63,7 +62,7 @@ def text_of(field: Field) -> str:
         case bool():
             return "1" if field else "0"
         case float():
-            return _UNSET.get(field, f"{field:.10f}".rstrip("0").rstrip(".")) if field == field else ""  # noqa: PLR0124  # NaN
+            return f"{field + 0.0:.10f}".rstrip("0").rstrip(".")
         case _:
             return str(field)
 
