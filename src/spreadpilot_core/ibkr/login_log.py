@@ -127,7 +127,7 @@ class LoginLog:
     def read(self, line: str) -> bool:
         """Take in one line, with or without its line end. True when the view changed."""
         before = self._view
-        line = _DOCKER_STAMP.sub("", line[:LONGEST_LINE].strip(), count=1)
+        line = _DOCKER_STAMP.sub("", line[:LONGEST_LINE].rstrip(), count=1)
         if stamped := self._table.line.match(line):
             self._read_stamped(line, stamped.group(1))
         else:
@@ -232,7 +232,7 @@ class LoginLog:
         view = self._view
         if row.is_attempt or row.phase is LoginPhase.FORM:
             self._expect_dump()
-        if row.human and view.completed:
+        if row.human and (view.completed or view.phase not in row.only_from):
             self._notice(row.human)
             return
         if row.is_attempt:

@@ -52,6 +52,8 @@ BEGINNING = frozenset({P.UNKNOWN, P.STARTING, P.ENDED})
 BEFORE_LOGIN = BEGINNING | {P.FORM, P.AUTHENTICATING, P.AWAITING_2FA}
 UNJUDGED = EVERY - VERDICTS
 RUNNING = UNJUDGED - {P.RESTARTING, P.ENDED}
+KNOWN_RUNNING = EVERY - {P.UNKNOWN, P.STOPPING, P.ENDED}
+"""Where the log begins in the middle, a window may stand before a session that is logged in."""
 FAILABLE = UNJUDGED | {P.SESSION_LOST}
 SCRIPTED = frozenset({P.UNKNOWN, P.STARTING, P.STOPPING, P.ENDED})
 """No gateway runs that could print a script's words."""
@@ -98,7 +100,7 @@ class Row:
     is_login_failed: bool = False
     """IBKR's dialog "Login failed"."""
     human: str | None = None
-    """The sentence when only a human helps; a notice when the login had completed."""
+    """The sentence when only a human helps; a mere notice when the login had completed, or the phase stays."""
     notice: str | None = None
     paper_accepted: bool = False
     configured: bool = False
@@ -151,8 +153,8 @@ _COMMON_TITLES = (
     Row("unrecognized username or password", P.REJECTED),
     Row("existing session detected", P.CONFLICT, only_from=BEFORE_LOGIN),
     Row("re-login is required", P.SESSION_LOST),
-    Row("password notice", P.STUCK, human=PASSWORD),
-    Row("login messages", P.STUCK, human=MESSAGES),
+    Row("password notice", P.STUCK, only_from=KNOWN_RUNNING, human=PASSWORD),
+    Row("login messages", P.STUCK, only_from=KNOWN_RUNNING, human=MESSAGES),
     Row("resume login", P.STUCK, human=RESUME),
     Row("restart in progress", P.RESTARTING, only_from=RUNNING),
     Row("shutdown progress", P.STOPPING, only_from=RUNNING),
