@@ -5,6 +5,7 @@
       AlreadyRunningError          another manager owns this state directory
       NotStartedError              a call before `start()` or after `stop()`
       UnknownFollowerError         no record has this id
+      FollowerEditError            a change of `followers.toml` that can't be made as asked
       LoginRefusedError            a login would break a rule (budget, rejection, wait); nothing was started
       LaunchError                  a gateway could not be started
         PortsExhaustedError
@@ -19,6 +20,7 @@
         NoSpaceError               the engine's disk is full
       UnavailableError             may pass by itself
         StoreUnavailableError
+          StoreDamagedError        its file or a document in it can't be understood
         RuntimeUnavailableError
         CredentialsUnavailableError
         AuditError               the audit trail can't be written; no secret is read meanwhile
@@ -87,6 +89,10 @@ class UnknownFollowerError(GatewayManagerError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class FollowerEditError(GatewayManagerError):
+    """A command's change of `followers.toml` can't be made as asked; the file is as it was."""
 
 
 class LoginRefusedError(GatewayManagerError):
@@ -209,6 +215,10 @@ class UnavailableError(GatewayManagerError):
 
 class StoreUnavailableError(UnavailableError):
     """The follower or record store can't be reached."""
+
+
+class StoreDamagedError(StoreUnavailableError):
+    """The store is there, but what it holds can't be understood; passes once a human has seen to it."""
 
 
 class RuntimeUnavailableError(UnavailableError):

@@ -1,0 +1,155 @@
+"""The embedded follower store: `followers.toml`, edited by hand or by command, watched.
+
+Editors write in many ways: in place (for a moment the file is cut short, which may still be valid TOML), to a new file
+that is renamed over it, or by removing and making it anew (for a moment there is none). Taken at its word, each such
+moment would stop gateways. So a reading counts only once the file has been left alone for `SETTLED` seconds.
+
+The watch makes it fast, a look at the file's status every `poll_interval` makes it right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+from watchfiles import awatch
+
+from spreadpilot_core.ibkr.errors import StoreUnavailableError
+from spreadpilot_core.ibkr.protocols import Roster
+from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.store.followers_file import FILE_NAME, parse_followers, read_content, unreadable
+from spreadpilot_core.ibkr.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+SETTLED = 0.25
+"""Seconds without a change before the content counts: editors need milliseconds from cutting the file to closing it."""
+SETTLE_WITHIN = 10.0
+"""Seconds after which a file that never comes to rest is said to be unreadable."""
+
+
+class _Trace(NamedTuple):
+    """What the file system says of one state of the file; another state differs in one of these."""
+
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
+class LocalFollowers:
+    """Who should have a gateway, by `followers.toml`; a missing file means nobody."""
+
+    def __init__(self, path: Path, *, poll_interval: float) -> None:
+        self._path = path
+        self._poll_interval = poll_interval
+        self._was_there = False
+        self._changed = asyncio.Event()
+        self._closed = True
+        self._tasks = Tasks("followers.toml")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> LocalFollowers:
+        """The store that `store_url` names."""
+        return cls(settings.local_store_dir / FILE_NAME, poll_interval=settings.poll_interval)
+
+    async def open(self) -> None:
+        """Make the directory and watch it. Raises `StoreUnavailableError` when it can't be made."""
+        try:
+            await asyncio.to_thread(self._path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise unreadable(self._path, error) from error
+        self._closed = False
+        if len(self._tasks) == 0:
+            self._tasks.begin("watch", self._watch())
+
+    async def close(self) -> None:
+        """End the watch and every `hints()`."""
+        self._closed = True
+        self._changed.set()
+        await self._tasks.cancel()
+
+    async def load(self) -> Roster:
+        """Read the file once it has come to rest.
+
+        Raises:
+            StoreUnavailableError: it can't be read, is no TOML, or never comes to rest; the file and the line are named.
+        """
+        content = await self._settled_content()
+        return await asyncio.to_thread(parse_followers, content, self._path)
+
+    async def hints(self) -> AsyncIterator[None]:
+        """Yield once at the beginning, and whenever the file has changed since."""
+        seen: _Trace | None = None
+        first = True
+        while not self._closed:
+            self._changed.clear()
+            trace = await asyncio.to_thread(self._trace_or_none)
+            if first or trace != seen:
+                first, seen = False, trace
+                yield
+            elif not self._closed:
+                await self._change_or_poll()
+
+    async def _change_or_poll(self) -> None:
+        try:
+            async with asyncio.timeout(self._poll_interval):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _watch(self) -> None:
+        """Set `_changed` on every change around the file; where watching fails, polling remains."""
+        name = self._path.name
+        while True:
+            try:
+                changes = awatch(self._path.parent, watch_filter=lambda _, path: Path(path).name == name, debounce=50)
+                async with aclosing(changes):
+                    async for _ in changes:
+                        self._changed.set()
+            except (OSError, RuntimeError) as error:
+                log.info("watch of followers.toml failed, polling it", error=str(error), interval=self._poll_interval)
+            await asyncio.sleep(self._poll_interval)
+
+    # ------------------------------------------------------------------ a reading that counts
+
+    async def _settled_content(self) -> bytes:
+        until = time.monotonic() + SETTLE_WITHIN
+        while time.monotonic() < until:
+            before = await asyncio.to_thread(self._trace)
+            if before is None and not self._was_there:
+                return b""
+            if self._is_fresh(before):
+                await asyncio.sleep(SETTLED)
+            content = await asyncio.to_thread(read_content, self._path)
+            if await asyncio.to_thread(self._trace) == before:
+                self._was_there = before is not None
+                return content
+        raise StoreUnavailableError(f"{self._path} has been changing all the time for {SETTLE_WITHIN:g} s.")
+
+    def _is_fresh(self, trace: _Trace | None) -> bool:
+        """Whether somebody may be in the middle of a change; a file that is suddenly gone is one."""
+        if trace is None:
+            return True
+        return abs(time.time_ns() - max(trace.modified_ns, trace.changed_ns)) < SETTLED * 1e9
+
+    def _trace(self) -> _Trace | None:
+        """The file's present state, None when there is none. Raises `StoreUnavailableError`."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(self._path, error) from error
+        return _Trace(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def _trace_or_none(self) -> _Trace | None:
+        try:
+            return self._trace()
+        except StoreUnavailableError:
+            return None
