@@ -3,19 +3,41 @@
 `run` walks through it: controller, login form, login, API open, nightly restarts, until it is stopped or ends by itself.
 Everything that the real container would print goes to `on_line`, one line at a time. Many gateways share one process and
 one event loop; cancelling `run` is the SIGKILL.
+
+    async with SimulatedGateway.logged_in(accounts=["DU1234567"]) as gateway:
+        await ib.connectAsync("127.0.0.1", gateway.port, clientId=1)
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import functools
+import zoneinfo
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spreadpilot_core.ibkr.simulator import faults
 from spreadpilot_core.ibkr.simulator.api_server import ApiServer
+from spreadpilot_core.ibkr.simulator.controllers.ibc import IbcContainer
+from spreadpilot_core.ibkr.simulator.controllers.ibcontroller import IbcontrollerContainer
+from spreadpilot_core.ibkr.simulator.machine import Killed, Machine
 from spreadpilot_core.ibkr.simulator.outer_port import OuterPort
-from spreadpilot_core.ibkr.simulator.script import Script, Timings
+from spreadpilot_core.ibkr.simulator.script import Lap, Script, Timings
+from spreadpilot_core.ibkr.simulator.setup import Setup
+from spreadpilot_core.ibkr.simulator.switches import SWITCHES
+
+_CONTROLLERS: Mapping[str, type[IbcContainer | IbcontrollerContainer]] = {
+    "ibc": IbcContainer,
+    "ibcontroller": IbcontrollerContainer,
+}
+_WORDS = {
+    "trading_mode": ("paper", "live"),
+    "dialect": tuple(_CONTROLLERS),
+    "existing_session_action": ("primary", "primaryoverride", "secondary", "manual"),
+    "missed_action": ("exit", "restart"),
+}
 
 
 def _ignore(_line: str) -> None:
@@ -43,20 +65,80 @@ class SimulatedGateway:
         time_zone: str = "Etc/UTC",
         auto_restart_time: str | None = None,
         existing_session_action: str = "primary",
+        relogin_after_missed: bool = False,
+        missed_action: str = "exit",
+        password_sha256: str | None = None,
         seed: int | None = None,
     ) -> None:
+        """Make one; nothing happens until `bind` or `run`.
+
+        Args:
+            accounts: IBKR account numbers that the login manages, at least one.
+            user: The IBKR user name; empty counts as missing credentials.
+            trading_mode: `paper` (a disclaimer after the login) or `live` (a second factor during it).
+            dialect: Which controller types the login: `ibc` or `ibcontroller`.
+            host: Address that the published port is bound to.
+            port: The published port; 0 takes a free one.
+            script: What goes wrong, one lap for each start of the program; it is used up as they happen.
+            timings: How long things take.
+            on_line: Takes each line of the container's log, without its line end.
+            settings_dir: Outlives the container; None forgets everything between two gateways.
+            server_version: API server version, 157 to 178.
+            read_only: Whether the API refuses orders.
+            time_zone: IANA name; the log's stamps and `auto_restart_time` are in it.
+            auto_restart_time: Daily restart, "hh:mm AM|PM"; None has none.
+            existing_session_action: `primary`, `primaryoverride`, `secondary` or `manual`.
+            relogin_after_missed: Whether the controller logs in again by itself after a missed second factor.
+            missed_action: `exit` or `restart`, what ibcontroller (and IBC in part) does after a missed second factor.
+            password_sha256: Hash of the one right password, hexadecimal; None takes any that isn't empty.
+            seed: Makes market prices repeatable.
+
+        Raises:
+            ValueError: A value is not one of those allowed; the sentence says which are.
+        """
+        given = {
+            "trading_mode": trading_mode,
+            "dialect": dialect,
+            "existing_session_action": existing_session_action,
+            "missed_action": missed_action,
+        }
+        _check(given, accounts, time_zone)
+        setup = Setup(
+            user=user,
+            trading_mode=trading_mode,
+            accounts=tuple(accounts),
+            read_only=read_only,
+            time_zone=time_zone,
+            existing_session_action=existing_session_action,
+            auto_restart_time=auto_restart_time,
+            relogin_after_missed=relogin_after_missed,
+            missed_action=missed_action,
+            password_sha256=password_sha256,
+            settings_dir=settings_dir,
+        )
         self.api = ApiServer(accounts=accounts, server_version=server_version, read_only=read_only, seed=seed)
         self._address = (host, port)
-        self._port = OuterPort(self.api, on_refused=lambda: None)
-        self._timings = timings
-        self._on_line = on_line
-        self._stopping = asyncio.Event()
-        self._ready = asyncio.Event()
+        self._port = OuterPort(self.api, on_refused=self._tell_refused)
+        self._machine = Machine(
+            setup=setup,
+            script=script if script is not None else Script(),
+            timings=timings,
+            api=self.api,
+            port=self._port,
+            on_line=on_line,
+            on_login=self._schedule,
+        )
+        self._controller = _CONTROLLERS[dialect](self._machine)
 
     @property
     def port(self) -> int:
-        """The published port; 0 before `bind` or `run`."""
+        """The published port; 0 before `bind` or `run`, and after its end."""
         return self._port.number
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether an API client is served as it should be."""
+        return self._machine.usable.is_set()
 
     def bind(self) -> int:
         """Take the published port before `run` does, and give its number. Raises `OSError` when it is taken."""
@@ -64,39 +146,79 @@ class SimulatedGateway:
 
     async def run(self, password: str) -> int:
         """Live a container's whole life and give its exit code. The password is looked at once and not kept."""
+        self._machine.look_at(password)
         del password
-        self.bind()
-        self._port.resume()
         try:
-            await asyncio.sleep(self._timings.controller_start)
-            self._port.is_open = True
-            self._ready.set()
-            await self._stopping.wait()
+            self.bind()
+            self._port.resume()
+            return await self._controller.run()
+        except Killed as end:
+            return end.exit_code
         finally:
+            self._machine.shut_api()
+            self._machine.close()
             await self._port.close()
-        return 0
+            await self.api.close()
 
     def terminate(self) -> None:
-        """SIGTERM."""
-        self._stopping.set()
+        """SIGTERM. A frozen gateway acts on it once it is thawed."""
+        self._machine.tell("terminate", {})
 
     def inject(self, fault: str, **arguments: Any) -> None:
-        """Make a fault happen now. Raises `ValueError` with the known names."""
-        raise ValueError(fault, arguments)
+        """Make a fault happen: a running one now (or as soon as the gateway is there), a login one at the next start.
 
-    async def until_ready(self) -> None:
-        """Return once the API is usable."""
-        await self._ready.wait()
+        Raises `ValueError` with the names, arguments or words that are known (see `faults.FAULTS`).
+        """
+        self._do(fault, faults.check(fault, arguments))
+
+    async def until_usable(self) -> None:
+        """Return once an API client is served as it should be."""
+        await self._machine.usable.wait()
 
     @classmethod
     @contextlib.asynccontextmanager
     async def logged_in(cls, *, accounts: Sequence[str], **options: Any) -> AsyncIterator[SimulatedGateway]:
-        """A gateway that is logged in and answers on `gateway.port`, for as long as the block lasts."""
+        """A gateway that is logged in and answers on `gateway.port`, for as long as the block lasts.
+
+        Takes the arguments of the class. Raises `RuntimeError` when the gateway ends instead of logging in.
+        """
         gateway = cls(accounts=accounts, **options)
         life = asyncio.create_task(gateway.run("any password is right"), name="simulated gateway")
+        usable = asyncio.create_task(gateway.until_usable(), name="simulated gateway: usable")
         try:
-            await gateway.until_ready()
+            await asyncio.wait((life, usable), return_when=asyncio.FIRST_COMPLETED)
+            if life.done():
+                raise RuntimeError(f"the simulated gateway ended with {life.result()} instead of logging in")
             yield gateway
         finally:
+            usable.cancel()
+            gateway.inject("thaw")
             gateway.terminate()
             await life
+
+    def _do(self, fault: str, arguments: faults.Arguments) -> None:
+        if fault in SWITCHES:
+            SWITCHES[fault](self._machine, arguments)
+        elif faults.FAULTS[fault].kind == "login":
+            self._machine.script.add_to_next(fault, arguments)
+        else:
+            self._machine.tell(fault, arguments)
+
+    def _schedule(self, lap: Lap) -> None:
+        for entry in lap.later:
+            self._machine.later(entry.after, functools.partial(self._do, entry.fault, entry.arguments))
+
+    def _tell_refused(self) -> None:
+        self._controller.on_refused()
+
+
+def _check(given: dict[str, str], accounts: Sequence[str], time_zone: str) -> None:
+    for name, value in given.items():
+        if value not in _WORDS[name]:
+            raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(_WORDS[name])}")
+    if not accounts or isinstance(accounts, str) or not all(accounts):
+        raise ValueError(f"accounts is {accounts!r}, but must be a list of account numbers, at least one")
+    try:
+        zoneinfo.ZoneInfo(time_zone)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as error:
+        raise ValueError(f"time_zone is {time_zone!r}, but must be an IANA time zone") from error

@@ -6,7 +6,8 @@ itself and the nightly restart take the next one, as does the next container whe
     Script.from_json([{"wrong_password": True}, {"slow_start": 30, "then": [{"after": 5, "fault": "link_lost"}]}])
 
 The first start has its password rejected; the second takes 30 s longer, and 5 s after its login IBKR's link is lost;
-every later start goes well. This module knows names and values, and nothing of what carries them out.
+every later start goes well. A lap with `"forever": True` is never used up. This module knows names and values, and nothing
+of what carries them out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-Arguments = Mapping[str, Any]
+from spreadpilot_core.ibkr.simulator import faults
+from spreadpilot_core.ibkr.simulator.faults import Arguments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +38,11 @@ class Timings:
     answer: float
     """From the click on the login button to IBKR's first answer."""
     login: float
-    """From there to the completed login."""
+    """From there, or from the approval, to the completed login."""
     second_factor: float
     """How long the phone takes to approve."""
     second_factor_missed: float
-    """How long a scripted miss takes; IBKR's limit is 180 s."""
+    """How long the prompt stays when it is missed. IBKR's limit is 180 s."""
     disclaimer: float
     """From the completed paper login until its disclaimer is accepted: API clients get 10141 meanwhile."""
     settings: float
@@ -48,11 +50,11 @@ class Timings:
     no_login_form: float
     """How long the controller waits for a login form that doesn't come."""
     hung_login: float
-    """How long ibcontroller waits for a login that doesn't end."""
-    restart: float
-    """From the end of a program until its controller starts it again."""
+    """How long a controller waits for a login that doesn't end."""
     close: float
-    """How long a tidy close takes."""
+    """How long the program takes to close."""
+    restart_marker: float
+    """How long ibcontroller looks for the sign of a nightly restart after the program has gone."""
 
     def scaled(self, factor: float) -> Timings:
         """These timings, each times `factor`."""
@@ -71,8 +73,8 @@ Timings.FAST = Timings(
     settings=0.05,
     no_login_form=0.2,
     hung_login=0.3,
-    restart=0.3,
     close=0.05,
+    restart_marker=0.05,
 )
 Timings.REAL = Timings(
     controller_start=0.8,
@@ -86,23 +88,49 @@ Timings.REAL = Timings(
     settings=2.0,
     no_login_form=60.0,
     hung_login=180.0,
-    restart=3.0,
     close=0.8,
+    restart_marker=5.0,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """A fault some seconds after the login."""
+
+    after: float
+    fault: str
+    arguments: Arguments
 
 
 class Lap:
     """The faults of one start of the gateway's program."""
 
-    def __init__(self, faults: Mapping[str, Any] | None = None) -> None:
-        self.faults = dict(faults or {})
+    def __init__(self, given: Mapping[str, Any] | None = None) -> None:
+        self.given = {name: arguments for name, arguments in (given or {}).items() if arguments is not False}
+        self._faults = {
+            name: faults.check(name, arguments, at_start=True)
+            for name, arguments in self.given.items()
+            if name not in ("then", "forever")
+        }
+        self.forever = bool(self.given.get("forever"))
+        self.later = tuple(_later(entry) for entry in self.given.get("then", ()))
 
     def get(self, fault: str) -> Arguments | None:
-        """The fault's arguments, or None when it isn't to happen."""
-        arguments = self.faults.get(fault)
-        if arguments is None or arguments is False:
-            return None
-        return arguments if isinstance(arguments, Mapping) else {}
+        """The fault's whole arguments, or None when it isn't to happen."""
+        return self._faults.get(fault)
+
+    def use(self, fault: str) -> Arguments | None:
+        """As `get`; it won't happen again in this lap."""
+        return self._faults.pop(fault, None)
+
+
+def _later(entry: Mapping[str, Any]) -> Later:
+    rest = dict(entry)
+    try:
+        after, fault = float(rest.pop("after")), str(rest.pop("fault"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f'an entry of "then" needs "after" (seconds) and "fault" (a name), not {entry!r}') from error
+    return Later(after=after, fault=fault, arguments=faults.check(fault, rest))
 
 
 class Script:
@@ -113,13 +141,20 @@ class Script:
 
     @classmethod
     def from_json(cls, laps: Iterable[Mapping[str, Any]]) -> Script:
-        """Build one from plain data. Raises `ValueError` with the known names."""
+        """Build one from plain data. Raises `ValueError` with what is known."""
         return cls(Lap(lap) for lap in laps)
 
     def to_json(self) -> list[dict[str, Any]]:
         """What is still to come, as plain data."""
-        return [dict(lap.faults) for lap in self._laps]
+        return [dict(lap.given) for lap in self._laps]
 
     def take(self) -> Lap:
         """The faults of the start that happens now."""
-        return self._laps.popleft() if self._laps else Lap()
+        if not self._laps:
+            return Lap()
+        return self._laps[0] if self._laps[0].forever else self._laps.popleft()
+
+    def add_to_next(self, fault: str, arguments: Arguments) -> None:
+        """Let a fault happen at the next start, whatever else is scripted for it."""
+        coming = self.take()
+        self._laps.appendleft(Lap({**coming.given, "forever": False, fault: arguments}))
