@@ -104,7 +104,8 @@ class AuditTrail:
             try:
                 _write(descriptor, prefix + line + b"\n")
             except OSError:
-                os.ftruncate(descriptor, size)
+                with suppress(OSError):
+                    os.ftruncate(descriptor, size)
                 raise
             newest = AuditHead((head.serial if head else 0) + 1, _hash(line))
             stat = os.fstat(descriptor)

@@ -16,10 +16,11 @@ def canonical_ref(ref: str, *, mount: str = DEFAULT_MOUNT) -> str:
     Raises:
         CredentialsRefusedError: the reference can't name a secret.
     """
-    path = ref.strip("/")
+    path = ref.lstrip("/")
     below_mount = path.removeprefix(f"{mount.strip('/')}/")
     if below_mount != path:
         path = below_mount.removeprefix("data/")
+    path = path.rstrip("/")
     if not path or not path.isprintable() or any(part in {"", ".", ".."} for part in path.split("/")):
         msg = f"{ref!r} is no reference to a secret."
         raise CredentialsRefusedError(msg, hint='Write it like "ibkr/follower_123".')

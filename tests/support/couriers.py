@@ -1,0 +1,47 @@
+"""Couriers over a state directory of the test's own, and a look at the processes they start."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from spreadpilot_core.ibkr.credentials.couriers import Couriers, first_line
+from spreadpilot_core.ibkr.settings import Settings
+
+
+@asynccontextmanager
+async def couriers_in(
+    state_dir: Path, *, settings: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Couriers]:
+    """Couriers with that state directory, closed at the end."""
+    read = Settings.read(state_dir=state_dir, **{"vault_enabled": False, **(settings or {})})
+    couriers = Couriers(first_line(read), **options)
+    try:
+        yield couriers
+    finally:
+        await couriers.close()
+
+
+def pids(couriers: Couriers) -> list[int]:
+    """The processes of these couriers."""
+    return [courier._process.pid for courier in couriers._live.values()]
+
+
+async def until(condition: Callable[[], Any], timeout: float = 20) -> None:  # noqa: ASYNC109  # a deadline for tests
+    """Wait until `condition()` is true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs (a zombie doesn't)."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spreadpilot_core.ibkr.audit import BEGINNING, AuditTrail, actor
+from spreadpilot_core.ibkr.errors import AuditError
+
+
+def fill(trail: AuditTrail, lines: int = 5) -> list[str]:
+    return [trail.append("read", who="tester", follower=f"f{n}", ref="ibkr/f").hash for n in range(lines)]
+
+
+def rewritten(trail: AuditTrail, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    trail.path.write_bytes(b"".join(change(trail.path.read_bytes().splitlines(keepends=True))))
+
+
+def test_a_line_says_who_what_when_and_how_it_ended(tmp_path: Path) -> None:
+    """Each line is one JSON object with its facts; what is None is left out; the file is its owner's alone."""
+    trail = AuditTrail(tmp_path)
+    trail.append("read", who="tester", outcome="denied", follower="f1", ref="ibkr/f1", version=None)
+    [entry] = trail.entries()
+    assert entry.pop("at").endswith("+00:00")
+    assert entry == {
+        "serial": 1,
+        "act": "read",
+        "outcome": "denied",
+        "follower": "f1",
+        "ref": "ibkr/f1",
+        "who": "tester",
+        "previous": BEGINNING,
+    }
+    assert stat.S_IMODE(trail.path.stat().st_mode) == 0o600
+
+
+def test_a_whole_trail_verifies(tmp_path: Path) -> None:
+    """An untouched chain has no findings, over a new process's append, and with any of its hashes recorded."""
+    hashes = fill(AuditTrail(tmp_path))
+    trail = AuditTrail(tmp_path)
+    hashes += fill(trail)
+    for recorded in (None, *hashes):
+        verdict = trail.verify(recorded)
+        assert verdict.is_whole
+        assert verdict.lines == 10
+    assert trail.head() == verdict.head
+    assert verdict.head is not None
+    assert verdict.head.hash == hashes[-1]
+
+
+def test_an_empty_trail(tmp_path: Path) -> None:
+    """Nothing written is whole, unless the record store knows of a line."""
+    assert AuditTrail(tmp_path).verify().is_whole
+    assert AuditTrail(tmp_path).head() is None
+    [finding] = AuditTrail(tmp_path).verify("ab" * 32).findings
+    assert "not in the chain" in finding
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        (
+            lambda lines: [*lines[:2], lines[2].replace(b"f2", b"f9"), *lines[3:]],
+            r"before audit.jsonl, line 4 .* altered",
+        ),
+        (lambda lines: [*lines[:2], *lines[3:]], r"line 3 has serial 4 instead of 3: 1 lines before it are gone"),
+        (lambda lines: lines[1:], r"line 1 has serial 2"),
+        (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], r"line 3 has serial 2"),
+        (lambda lines: [*lines[:2], lines[2][:30] + b"\n", *lines[3:]], r"line 3 is not whole"),
+        (lambda lines: [*lines[:4], lines[4][:30]], r"line 5 is not whole"),
+        (lambda lines: [*lines, b"{}\n"], r"line 6 is not whole"),
+    ],
+)
+def test_damage_in_the_chain_is_found(
+    tmp_path: Path, damage: Callable[[list[bytes]], list[bytes]], finding: str
+) -> None:
+    """An altered, removed, reordered, inserted or cut line is found by the chain alone, with its place."""
+    trail = AuditTrail(tmp_path)
+    fill(trail)
+    rewritten(trail, damage)
+    assert any(re.search(finding, found) for found in trail.verify().findings)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: lines[:-1],
+        lambda lines: [*lines[:-1], lines[-1].replace(b"f4", b"f9")],
+        lambda _: [],
+    ],
+)
+def test_damage_to_the_end_is_found_by_the_recorded_hash(
+    tmp_path: Path, damage: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    """What the chain can't show (its end removed or altered, even with new lines after it), the recorded hash does."""
+    trail = AuditTrail(tmp_path)
+    recorded = fill(trail)[-1]
+    rewritten(trail, damage)
+    assert trail.verify().is_whole
+    assert not trail.verify(recorded).is_whole
+    fill(AuditTrail(tmp_path))
+    assert AuditTrail(tmp_path).verify().is_whole
+    assert not AuditTrail(tmp_path).verify(recorded).is_whole
+
+
+def test_a_line_cut_by_a_crash_stays_to_be_seen(tmp_path: Path) -> None:
+    """The next line goes on behind a line that was cut, the cut one is found, and nothing else is."""
+    trail = AuditTrail(tmp_path)
+    fill(trail)
+    trail.path.write_bytes(trail.path.read_bytes()[:-20])
+    fill(AuditTrail(tmp_path), 2)
+    [finding] = trail.verify().findings
+    assert "line 5 is not whole" in finding
+    assert [entry["serial"] for entry in trail.entries()] == [1, 2, 3, 4, 6, 7]
+
+
+def test_rotation_keeps_the_chain(tmp_path: Path) -> None:
+    """Full files are put aside and the chain goes on; a missing one of them is found."""
+    trail = AuditTrail(tmp_path, rotate_at=600)
+    recorded = fill(trail, 10)[3]
+    aside = sorted(tmp_path.glob("audit-*.jsonl"))
+    assert len(aside) > 2
+    assert trail.verify(recorded).is_whole
+    assert trail.verify(recorded).lines == 10
+    assert [entry["serial"] for entry in trail.entries()] == list(range(1, 11))
+    aside[1].unlink()
+    assert "lines before it are gone" in trail.verify().findings[0]
+
+
+def test_rotation_by_somebody_else_keeps_the_chain(tmp_path: Path) -> None:
+    """A file that a log rotator renamed is found, and the next line follows its last one."""
+    trail = AuditTrail(tmp_path)
+    fill(trail)
+    trail.path.rename(tmp_path / "audit.jsonl.1")
+    fill(trail)
+    trail.path.rename(tmp_path / "audit.jsonl.2")
+    fill(AuditTrail(tmp_path))
+    assert trail.verify().is_whole
+    assert trail.verify().lines == 15
+
+
+def test_many_processes_append_to_one_chain(tmp_path: Path) -> None:
+    """Processes and threads that append at once wait for each other; every line is there once, in a whole chain."""
+    program = (
+        "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path\n"
+        "from spreadpilot_core.ibkr.audit import AuditTrail\n"
+        "trail = AuditTrail(Path(sys.argv[1]), rotate_at=3000)\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    list(pool.map(lambda n: trail.append('read', who=sys.argv[2], ref=str(n)), range(20)))\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(n)]) for n in range(4)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0, 0]
+    verdict = AuditTrail(tmp_path).verify()
+    assert verdict.findings == ()
+    assert len({(entry["who"], entry["ref"]) for entry in AuditTrail(tmp_path).entries()}) == verdict.lines == 80
+
+
+def test_a_disk_that_takes_nothing(tmp_path: Path) -> None:
+    """A write that the disk refuses is an error that says so, and asks for no secret to be read."""
+    (tmp_path / "audit.jsonl").symlink_to("/dev/full")
+    with pytest.raises(AuditError, match=r"No space left on device.*No secret is read"):
+        AuditTrail(tmp_path).append("read", who="tester")
+
+
+def test_half_a_write_is_taken_back(tmp_path: Path) -> None:
+    """When only a part of a line fits, the trail is left as it was, and whole."""
+    trail = AuditTrail(tmp_path)
+    fill(trail)
+    before = trail.path.read_bytes()
+    limit = len(before) + 50
+    program = (
+        "import resource, sys; from pathlib import Path; from spreadpilot_core.ibkr.audit import AuditTrail\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "AuditTrail(Path(sys.argv[1])).append('read', who='tester')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "AuditError" in done.stderr
+    assert "File too large" in done.stderr
+    assert trail.path.read_bytes() == before
+    assert trail.verify().is_whole
+
+
+def test_a_disk_nearly_full_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is read, room for what must be written down is asked for."""
+    trail = AuditTrail(tmp_path)
+    trail.ready()
+    real = os.fstatvfs(0)
+    monkeypatch.setattr(os, "fstatvfs", lambda _: os.statvfs_result((*real[:4], 3, *real[5:])))
+    with pytest.raises(AuditError, match="less than 1024 KiB are free"):
+        trail.ready()
+
+
+def test_a_directory_that_is_none(tmp_path: Path) -> None:
+    """A trail that can't be opened is an error with the reason."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AuditError, match=r"can't be written: (File exists|Not a directory)"):
+        AuditTrail(tmp_path / "file").ready()
+
+
+def test_the_actor_names_program_user_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever acts is told with the person behind sudo, where there is one."""
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    assert actor("manager").startswith("manager, ")
+    assert actor("manager").endswith(f"process {os.getpid()}")
+    monkeypatch.setenv("SUDO_USER", "alice")
+    assert actor("command").startswith("command, alice as ")
+
+
+def test_lines_stay_json_whatever_they_hold(tmp_path: Path) -> None:
+    """A follower id with line breaks or quotes stays one line."""
+    trail = AuditTrail(tmp_path)
+    trail.append("read", who="tester", follower='a\n"b"\u2028')
+    assert json.loads(trail.path.read_text())["follower"] == 'a\n"b"\u2028'
+    assert trail.verify().is_whole

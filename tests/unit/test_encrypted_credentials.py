@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
+from spreadpilot_core.ibkr.credentials.source import Credentials, SecretVersion
+from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialStoreError
+
+PASSWORD = "pä\\ss-{x} €"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EncryptedCredentials:
+    return EncryptedCredentials.at(tmp_path)
+
+
+def from_vault(password: str = PASSWORD, version: str = "4-aaaaaaaa") -> Credentials:
+    dated = datetime(2026, 11, 20, tzinfo=UTC)
+    return Credentials(user="edemo", password=password, version=SecretVersion(version, dated), source="vault")
+
+
+def test_what_was_set_is_read(store: EncryptedCredentials) -> None:
+    """User, password and version come back under every spelling of the reference."""
+    version = store.set("secret/data/ibkr/f1", "edemo", PASSWORD)
+    found = store.read("ibkr/f1")
+    assert (found.user, found.password, found.version, found.source) == ("edemo", PASSWORD, version, "stored")
+    assert store.version("secret/ibkr/f1") == version
+    assert version.shown == "1"
+    assert PASSWORD not in repr(found)
+
+
+def test_each_set_is_a_new_version(store: EncryptedCredentials) -> None:
+    """Setting again, even the same password, and setting after a removal give versions never seen before."""
+    versions = [store.set("a", "u", "one"), store.set("a", "u", "two"), store.set("a", "u", "two")]
+    store.remove("a")
+    versions.append(store.set("a", "u", "two"))
+    assert [version.shown for version in versions] == ["1", "2", "3", "1"]
+    assert len({version.version for version in versions}) == 4
+
+
+def test_nothing_is_readable_without_the_key(store: EncryptedCredentials, tmp_path: Path) -> None:
+    """The file shows references and users; no password, nor its exact length; file and key belong to their owner alone."""
+    store.set("a", "edemo", "short")
+    store.set("b", "edemo", "a good deal longer than short")
+    content = json.loads((tmp_path / "credentials.json").read_text())
+    sealed = [entry["sealed"] for entry in content["body"]["entries"].values()]
+    assert len(sealed[0]) == len(sealed[1])
+    assert "short" not in json.dumps(content)
+    for name in ("credentials.json", "credentials.key", "credentials.lock"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_listing_and_removing_need_no_key(store: EncryptedCredentials, tmp_path: Path) -> None:
+    """Who has lost the key can still see what was stored, ask versions, and remove it."""
+    version = store.set("b", "user-b", PASSWORD)
+    store.set("a", "user-a", PASSWORD)
+    (tmp_path / "credentials.key").unlink()
+    assert [(entry.ref, entry.user, entry.origin) for entry in store.list()] == [
+        ("a", "user-a", "operator"),
+        ("b", "user-b", "operator"),
+    ]
+    assert store.version("b") == version
+    assert store.remove("a")
+    assert not store.remove("a")
+    assert [entry.ref for entry in store.list()] == ["b"]
+
+
+def test_the_key_is_made_once_and_said_once(tmp_path: Path) -> None:
+    """The first entry makes the key and says so; nothing before and nothing after does."""
+    said: list[str] = []
+    store = EncryptedCredentials.at(tmp_path, say=said.append)
+    assert store.list() == ()
+    assert not store.remove("a")
+    with pytest.raises(CredentialsRefusedError, match="credentials set a"):
+        store.read("a")
+    assert list(tmp_path.iterdir()) == []
+    store.set("a", "u", PASSWORD)
+    store.set("b", "u", PASSWORD)
+    assert len(said) == 1
+    assert str(tmp_path / "credentials.key") in said[0]
+
+
+def test_a_key_file_elsewhere(tmp_path: Path) -> None:
+    """`credentials_key_file` says where the key is, and an existing one is used as it is."""
+    key = tmp_path / "keys" / "mine"
+    EncryptedCredentials.at(tmp_path / "one", key_file=key).set("a", "u", "one")
+    before = key.read_bytes()
+    EncryptedCredentials.at(tmp_path / "two", key_file=key).set("a", "u", "two")
+    assert key.read_bytes() == before
+    assert EncryptedCredentials.at(tmp_path / "one", key_file=key).read("a").password == "one"
+
+
+def test_a_passphrase_instead_of_a_key(tmp_path: Path) -> None:
+    """A passphrase file opens what it sealed, with or without a line break at its end; no key file is made."""
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_text("correct horse\n")
+    EncryptedCredentials.at(tmp_path, passphrase_file=passphrase).set("a", "u", PASSWORD)
+    passphrase.write_text("correct horse")
+    assert EncryptedCredentials.at(tmp_path, passphrase_file=passphrase).read("a").password == PASSWORD
+    assert not (tmp_path / "credentials.key").exists()
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "reason"),
+    [("", "p", "user name is empty"), ("u", "", "password is empty"), ("u", "p\n", "control"), ("u", " p", "blank")],
+)
+def test_what_no_gateway_takes_is_not_stored(
+    store: EncryptedCredentials, user: str, password: str, reason: str
+) -> None:
+    """A login that could never be typed is refused when it is set, not when it is needed."""
+    with pytest.raises(CredentialsRefusedError, match=reason):
+        store.set("a", user, password)
+    assert store.list() == ()
+
+
+def test_remembering_keeps_versions_and_dates_of_vault(store: EncryptedCredentials) -> None:
+    """What Vault gave is kept under Vault's version and date, and read back as stored."""
+    store.remember({"secret/ibkr/f1": from_vault(), "ibkr/f2": from_vault("other")})
+    found = store.read("ibkr/f1")
+    assert (found.password, found.version, found.source) == (PASSWORD, from_vault().version, "stored")
+    assert [entry.origin for entry in store.list()] == ["vault", "vault"]
+
+
+def test_remembering_the_same_again_writes_nothing(store: EncryptedCredentials) -> None:
+    """A version that is there already costs no write, also where Vault gives no date; a new version replaces it."""
+    undated = replace(from_vault(), version=SecretVersion("0011aabb", None))
+    store.remember({"a": from_vault(), "b": undated})
+    before = store.path.stat().st_ino
+    store.remember({"a": from_vault(), "b": undated})
+    assert store.path.stat().st_ino == before
+    store.remember({"a": from_vault("newer", "5-bbbbbbbb")})
+    assert store.read("a").password == "newer"
+
+
+def test_only_what_was_remembered_is_revoked(store: EncryptedCredentials) -> None:
+    """Revoking what Vault gave leaves an operator's own entry."""
+    store.set("mine", "u", PASSWORD)
+    store.remember({"vaults": from_vault()})
+    assert store.remove("vaults", only="vault")
+    assert not store.remove("mine", only="vault")
+    assert [entry.ref for entry in store.list()] == ["mine"]
+
+
+def test_an_entry_can_be_neither_moved_nor_relabelled(store: EncryptedCredentials) -> None:
+    """Whoever writes the file with a right checksum still can't give an entry another place, user, version or date."""
+    store.set("a", "user-a", "one")
+    store.set("b", "user-b", "two")
+    body = json.loads(store.path.read_text())["body"]
+    a, b = body["entries"]["a"], body["entries"]["b"]
+    for forged in (
+        {**a, "sealed": b["sealed"]},
+        {**a, "user": "user-b"},
+        {**a, "version": "9-x"},
+        {**a, "dated": "2030"},
+    ):
+        rewrite(store, {**body, "entries": {"a": forged, "b": b}})
+        with pytest.raises(CredentialStoreError, match="entry a was altered"):
+            store.read("a")
+        assert store.read("b").password == "two"
+
+
+def test_a_mark_names_content_and_tells_nothing(store: EncryptedCredentials, tmp_path: Path) -> None:
+    """The same reference, user and password have the same mark under one key, anything else has another."""
+    mark = store.mark(("a", "u", "p"))
+    assert store.mark(("a", "u", "p")) == mark == EncryptedCredentials.at(tmp_path).mark(("a", "u", "p"))
+    others = {store.mark(("a", "u", "q")), store.mark(("b", "u", "p")), store.mark(("a", "up", ""))}
+    assert mark not in others
+    assert EncryptedCredentials.at(tmp_path / "other").mark(("a", "u", "p")) != mark
+
+
+def rewrite(store: EncryptedCredentials, body: dict[str, object]) -> None:
+    from spreadpilot_core.ibkr.credentials import encrypted  # noqa: PLC0415  # the forger's way in
+
+    store.path.write_bytes(encrypted._file(body))
