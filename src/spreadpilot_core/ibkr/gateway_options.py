@@ -9,6 +9,10 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
+_TIME_ZONES = available_timezones()
+"""Read once, at import: it walks the disk, which must not happen on the loop for each follower."""
+
+
 def _restart_time(value: str) -> str:
     if not re.fullmatch(r"(0[1-9]|1[0-2]):[0-5]\d (AM|PM)", value):
         msg = 'must look like "11:45 PM"'
@@ -17,7 +21,7 @@ def _restart_time(value: str) -> str:
 
 
 def _time_zone(value: str) -> str:
-    if value not in available_timezones():
+    if value not in _TIME_ZONES:
         msg = 'must be an IANA time zone such as "America/New_York"'
         raise ValueError(msg)
     return value
