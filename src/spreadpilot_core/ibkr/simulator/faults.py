@@ -209,6 +209,11 @@ FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _TABLE}
 AT_LOGIN = ("api_shut", "mute", "close_early", "disclaimer_pending")
 """Running faults that a script may also name for a start: they hold from that login on."""
 
+_NUMBERS = ("seconds", "exit_code", "code")
+_ON_OFF = ("on",)
+_NUMBER, _SWITCH, _TEXT = ("a number", (int, float)), ("true or false", bool), ("text", str)
+_LARGEST = 1e9
+
 
 def known(*, at_start: bool) -> tuple[str, ...]:
     """The names that a script may give for a start, or that `inject` takes."""
@@ -231,12 +236,24 @@ def check(name: str, arguments: Any = None, *, at_start: bool = False) -> dict[s
         takes = ", ".join(fault.arguments) or "none"
         raise ValueError(f"fault {name} takes no {', '.join(sorted(unknown))}; its arguments: {takes}")
     whole = {**fault.arguments, **given}
+    for argument, value in whole.items():
+        _check_kind(fault, argument, value)
     for argument, words in fault.choices.items():
         if whole[argument] not in words:
             raise ValueError(
                 f"{argument} of fault {name} is {whole[argument]!r}, but must be one of {', '.join(words)}"
             )
     return whole
+
+
+def _check_kind(fault: Fault, argument: str, value: Any) -> None:
+    if value is None and fault.arguments[argument] is None:
+        return
+    what, kinds = _NUMBER if argument in _NUMBERS else _SWITCH if argument in _ON_OFF else _TEXT
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise ValueError(f"{argument} of fault {fault.name} is {value!r}, but must be {what}")
+    if isinstance(value, (int, float)) and not 0 <= value < _LARGEST:
+        raise ValueError(f"{argument} of fault {fault.name} is {value!r}, but must not be negative, nor so large")
 
 
 def _named(fault: Fault, arguments: Any) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class SimulatedGateway:
         existing_session_action: str = "primary",
         relogin_after_missed: bool = False,
         missed_action: str = "exit",
+        old_controller: bool = False,
         password_sha256: str | None = None,
         seed: int | None = None,
     ) -> None:
@@ -90,6 +91,7 @@ class SimulatedGateway:
             existing_session_action: `primary`, `primaryoverride`, `secondary` or `manual`.
             relogin_after_missed: Whether the controller logs in again by itself after a missed second factor.
             missed_action: `exit` or `restart`, what ibcontroller (and IBC in part) does after a missed second factor.
+            old_controller: Whether ibcontroller is older than 0.1.4, which doesn't understand a rejected password.
             password_sha256: Hash of the one right password, hexadecimal; None takes any that isn't empty.
             seed: Makes market prices repeatable.
 
@@ -113,6 +115,7 @@ class SimulatedGateway:
             auto_restart_time=auto_restart_time,
             relogin_after_missed=relogin_after_missed,
             missed_action=missed_action,
+            old_controller=old_controller,
             password_sha256=password_sha256,
             settings_dir=settings_dir,
         )
@@ -136,9 +139,19 @@ class SimulatedGateway:
         return self._port.number
 
     @property
+    def accounts(self) -> Sequence[str]:
+        """The account numbers that its login manages."""
+        return self._machine.setup.accounts
+
+    @property
     def is_usable(self) -> bool:
         """Whether an API client is served as it should be."""
         return self._machine.usable.is_set()
+
+    @property
+    def api_is_open(self) -> bool:
+        """Whether the API's port inside the container is open, usable or not."""
+        return self._port.is_open
 
     def bind(self) -> int:
         """Take the published port before `run` does, and give its number. Raises `OSError` when it is taken."""

@@ -26,6 +26,8 @@ class Setup:
     """`exit` or `restart`: what follows a second factor that led to no login."""
     password_sha256: str | None = None
     """The right password's hash, hexadecimal; None: any password is right that isn't empty."""
+    old_controller: bool = False
+    """Whether its ibcontroller is older than 0.1.4: it doesn't understand a rejection, and every failure exits with 1."""
     settings_dir: Path | None = None
     """Survives the container; holds the token of a nightly restart while one is under way."""
 

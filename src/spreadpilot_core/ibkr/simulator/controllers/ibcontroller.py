@@ -15,6 +15,8 @@ from spreadpilot_core.ibkr.simulator.restarts import SESSION_HASH, SETTINGS_PATH
 _CONFIG = 78
 _UNAVAILABLE = 69
 _TERMINATED_EARLY = 143
+_PROGRAM_DIED = -1
+"""No exit code yet: 0.1.4 makes it 69, an older one 0."""
 _SOCAT_PID = 94
 
 
@@ -55,13 +57,25 @@ class IbcontrollerContainer:
         )
 
     async def _start(self) -> int:
-        setup = self._machine.setup
-        self._say(text.ENVIRONMENT, mode=setup.trading_mode, settings_path=SETTINGS_PATH)
+        old = self._machine.setup.old_controller
+        if not old:
+            self._dump(with_config=self._machine.credentials_given)
         if not self._machine.credentials_given:
             self._say(text.NO_CREDENTIALS)
-            return _CONFIG
+            return 1 if old else _CONFIG
+        code = await self._loop()
+        if old:  # its standard output is flushed at the very end, and it knows two exit codes
+            self._dump(with_config=True)
+            return 1 if code not in (0, _PROGRAM_DIED) else 0
+        return _UNAVAILABLE if code == _PROGRAM_DIED else code
+
+    def _dump(self, *, with_config: bool) -> None:
+        setup = self._machine.setup
+        self._say(text.ENVIRONMENT, mode=setup.trading_mode, settings_path=SETTINGS_PATH)
+        if not with_config:
+            return
         self._say(
-            text.CONFIG,
+            text.OLD_CONFIG if setup.old_controller else text.CONFIG,
             auto_restart_time=setup.auto_restart_time,
             existing_session_action=setup.existing_session_action,
             instance=self._instance,
@@ -72,7 +86,6 @@ class IbcontrollerContainer:
             mode=setup.trading_mode,
             settings_path=SETTINGS_PATH,
         )
-        return await self._loop()
 
     async def _loop(self) -> int:
         warm = False
@@ -116,7 +129,7 @@ class IbcontrollerContainer:
             return None
         await self._machine.pause(self._machine.timings.restart_marker)
         self._say(text.STOPPED, cause=cause)
-        return _UNAVAILABLE if code else 0
+        return _PROGRAM_DIED if code else 0
 
     async def _stop(self) -> int:
         if not self._runs:

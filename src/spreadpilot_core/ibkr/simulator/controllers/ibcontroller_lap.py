@@ -124,7 +124,7 @@ class IbcontrollerLap:
 
     async def _log_in(self) -> None:
         await self._machine.pause(self._timings.answer)
-        self._meet_refusals()
+        await self._meet_refusals()
         if (notice := self._lap.get("login_notice")) is not None:
             self._say(text.window(notice["title"]))
         if notice is not None or self._lap.get("login_hangs") is not None:
@@ -142,8 +142,10 @@ class IbcontrollerLap:
         self._machine.restarts.use_marker()
         await self._machine.pause(self._timings.login)
 
-    def _meet_refusals(self) -> None:
+    async def _meet_refusals(self) -> None:
         lap = self._lap
+        if self._setup.old_controller:
+            await self._understand_nothing()
         if self._warm and self._machine.restarts.is_refused():
             self._fail_to_connect(text.STALE_SESSION)
         wrong = lap.get("wrong_password")
@@ -158,6 +160,15 @@ class IbcontrollerLap:
             raise Abort(text.LOGIN_ERROR_REASON, relaunch=text.TRANSIENT_RELAUNCH)
         if (failure := lap.get("connection_failed")) is not None:
             self._fail_to_connect(failure["reason"])
+
+    async def _understand_nothing(self) -> None:
+        """A version before 0.1.4 has a rule for none of the dialogs that follow."""
+        titles = {"wrong_password": "Unrecognized Username or Password", "login_failed": "Login failed"}
+        for fault, title in titles.items():
+            rejected = fault == "wrong_password" and not (self._warm or self._machine.credentials_right)
+            if rejected or self._lap.get(fault) is not None:
+                self._say(text.window(title))
+                await self._hang()
 
     def _fail_to_connect(self, reason: str) -> NoReturn:
         self._say(text.CONNECTION_FAILED, reason=reason)

@@ -77,6 +77,10 @@ IBController > config tws_path=/home/ibgateway/Jts
 IBController > config tws_settings_path={settings_path}
 IBController > config tws_version=10.45.1j
 IBController > config userid=*******"""
+OLD_CONFIG = "\n".join(
+    line for line in CONFIG.splitlines() if "mfa_timeout_action" not in line and "time_zone" not in line
+)
+"""What a version before 0.1.4 prints."""
 
 NO_CREDENTIALS = """\
 error: credentials not found -- set IBC_USERID and IBC_PASSWORD in the environment
