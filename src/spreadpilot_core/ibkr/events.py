@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from spreadpilot_core.ibkr.deciding.states import State
+from spreadpilot_core.ibkr.protocols import LoginOutcome
 
 EVENTS_KEPT = 1000
 
@@ -33,7 +34,7 @@ class Event:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, with `name` first."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "client"}
         return {"name": self.name, **{key: _plain(value) for key, value in values.items()}}
 
 
@@ -88,6 +89,8 @@ class LoginRejected(Event):
 class LoginFailed(Event):
     """A login ended without success for another reason (throttled, approval missed, connection)."""
 
+    outcome: LoginOutcome
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayReady(Event):
@@ -107,12 +110,12 @@ class ConnectionLost(Event):
 class ClientStale(Event):
     """The client that `get_client` handed out before is disconnected for good: call it again.
 
-    `clients_handed_out` says how many calls to `get_client` were answered with the stale one; `client_serial` numbers
-    the clients of this follower, from 1, so that a caller can tell which one it holds.
+    `client` is that very object, so a caller that holds it can tell (`event.client is ib`); `client_serial` numbers the
+    clients of this follower from 1, in the order in which they became ready.
     """
 
+    client: Any = None
     client_serial: int
-    clients_handed_out: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

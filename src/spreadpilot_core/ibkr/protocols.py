@@ -156,6 +156,8 @@ class Record:
     """The container whose login once completed: a rejection in it may be the known false one (facts 1.4)."""
     false_rejection_used: datetime | None = None
     """When the one new container after such a rejection was spent."""
+    logins_booked: int = 0
+    """How many logins that the present container's controller typed are in the ledger."""
     needs_human: str | None = None
     """What a human must see to before anything happens again (a sentence); an operator's `launch` clears it."""
     last_reason: str | None = None

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
+from spreadpilot_core.ibkr.protocols import TradingMode
 
 
 class CredentialsView(BaseModel):
@@ -38,7 +39,7 @@ class GatewaySnapshot(BaseModel):
     """ "host:port" of the API."""
     client_id: int | None = None
     accounts: tuple[str, ...] = ()
-    trading_mode: Literal["paper", "live"] | None = None
+    trading_mode: TradingMode | None = None
     container: str | None = None
     container_health: str | None = None
     image: str | None = None

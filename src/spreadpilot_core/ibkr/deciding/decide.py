@@ -1,0 +1,69 @@
+"""The one place that decides: learn the news, then ask the policies in their order; the first answer stands.
+
+    learn        what is new: a life began or ended, the login moved on, an action ended
+    unwanted     stopped, disabled, invalid, shutting down: remove
+    changed      an event said that the container changed: look
+    over         the container ended, or its login is over for good: remove
+    restart      an operator asked: check the rules, then remove
+    logging_in   watch the login and its limits
+    forget_secret  logged in: the password file goes
+    unanswered   a heartbeat was missed: drop the client
+    connected    prove it, and keep proving it
+    connecting   logged in, not connected: connect, and replace what can't be connected
+    launching    no gateway: every login rule, a permit, a launch
+
+Pure: no I/O, no clock, no random source; total over every observation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from spreadpilot_core.ibkr.deciding.connecting import connecting
+from spreadpilot_core.ibkr.deciding.decision import Decision, Memory, Situation
+from spreadpilot_core.ibkr.deciding.health import connected, unanswered
+from spreadpilot_core.ibkr.deciding.launching import launching
+from spreadpilot_core.ibkr.deciding.learning import learn
+from spreadpilot_core.ibkr.deciding.logging_in import forget_secret, logging_in
+from spreadpilot_core.ibkr.deciding.observation import FleetView, Observation
+from spreadpilot_core.ibkr.deciding.removing import LOOK, changed, over
+from spreadpilot_core.ibkr.deciding.restarting import restart
+from spreadpilot_core.ibkr.deciding.wanting import unwanted
+
+POLICIES = (
+    unwanted,
+    changed,
+    over,
+    restart,
+    logging_in,
+    forget_secret,
+    unanswered,
+    connected,
+    connecting,
+)
+
+
+def decide(before: Memory, seen: Observation, fleet: FleetView, now: datetime) -> Decision:
+    """What to do next with one gateway, and why.
+
+    Args:
+        before: the memory of the previous decision (`Memory(since=now)` at first).
+        seen: all that is known now.
+        fleet: the rest of the fleet, for evidence.
+        now: aware, UTC.
+
+    """
+    news = learn(before, seen, now)
+    situation = Situation(seen=seen, memory=news.memory, record=news.record, fleet=fleet, now=now)
+    decision = next((found for policy in POLICIES if (found := policy(situation)) is not None), None)
+    if decision is None:
+        decision = launching(situation)
+    if seen.gateway_stale and decision.action is None and seen.running is None and not seen.runtime_fault:
+        decision = replace(decision, action=LOOK)
+    memory = replace(
+        decision.memory,
+        state=decision.state,
+        since=before.since if decision.state is before.state else now,
+    )
+    return replace(decision, memory=memory, settle=news.settle, book_login=news.book_login)

@@ -1,0 +1,246 @@
+"""Fold what is new in an observation into the memory and the record, before any policy looks.
+
+Three kinds of news: the gateway began or ended a life, its login moved on, the last action ended. Learning is idempotent:
+the same observation twice changes nothing the second time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from spreadpilot_core.ibkr.deciding.conclusions import Conclusion, conclude
+from spreadpilot_core.ibkr.deciding.decision import LONG_AGO, Memory, Settlement
+from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, Observation, Outcome
+from spreadpilot_core.ibkr.deciding.pacing import (
+    LAUNCH_RETRY,
+    PREPARE_RETRY,
+    STABLE_SESSION,
+    after_loss,
+    connect_pause,
+    doubling,
+    spread,
+)
+from spreadpilot_core.ibkr.login_log import LoginPhase
+from spreadpilot_core.ibkr.protocols import LoginOutcome, Record, RuntimeState
+
+DISCLAIMER_PAUSE = timedelta(seconds=5)
+"""After 10141: the controller accepts the paper disclaimer 0.3 to 3 s after the login."""
+
+
+class Learned(NamedTuple):
+    """What the news amount to."""
+
+    memory: Memory
+    record: Record
+    settle: Settlement | None
+    book_login: bool
+
+
+def learn(memory: Memory, seen: Observation, now: datetime) -> Learned:
+    """Memory and record after this observation, and what the ledger must write down."""
+    memory = _action_ended(memory, seen, now)
+    memory = _life_began(memory, seen, now)
+    memory = _login_moved(memory, seen, now)
+    memory = _connection(memory, seen, now)
+    memory, record = _life_ended(memory, seen, now)
+    if seen.attempt is None and memory.settlement is not None:
+        memory = replace(memory, settlement=None)  # the ledger has it
+    if memory.settlement is not None:
+        return Learned(memory, record, memory.settlement, book_login=False)
+    if seen.gateway is None or seen.gateway.state is not RuntimeState.RUNNING:
+        return Learned(memory, record, None, book_login=False)
+    if seen.login is not None and seen.login.attempts > max(1, record.logins_booked):
+        record = replace(record, logins_booked=seen.login.attempts)
+        repeated = Settlement(LoginOutcome.FAILED, "The controller typed the login again by itself.")
+        return Learned(memory, record, repeated if seen.attempt else None, book_login=True)
+    if not is_logged_in(seen):
+        return Learned(memory, record, None, book_login=False)
+    record = replace(record, logged_in_before=seen.gateway.container_id, rejected_user=None, rejected_version=None)
+    done = Settlement(LoginOutcome.SUCCEEDED, "The login completed.")
+    return Learned(memory, record, done if seen.attempt else None, book_login=False)
+
+
+def is_logged_in(seen: Observation) -> bool:
+    """Proof of login: the log of this life says so, or, where it no longer reaches the start, the API proves it.
+
+    The API proves it with managed accounts (they come with the next valid id) and an answered heartbeat.
+    """
+    view = seen.login
+    if view is not None and view.phase in (LoginPhase.REJECTED, LoginPhase.SESSION_LOST, LoginPhase.STUCK):
+        return False
+    if view is not None and view.completed:
+        return True
+    connection = seen.connection
+    answers = connection is not None and connection.is_open and connection.last_heartbeat is not None
+    return answers and (view is None or not view.saw_start)
+
+
+_FRESH_CONNECT: dict[str, object] = {
+    "connect_failures": 0,
+    "connect_since": None,
+    "connect_after": LONG_AGO,
+    "id_conflicts": 0,
+    "heartbeats": 0,
+}
+
+
+def _life_began(memory: Memory, seen: Observation, now: datetime) -> Memory:
+    gateway = seen.gateway
+    if gateway is None or gateway.state is RuntimeState.CREATED:
+        return memory
+    life = (gateway.container_id, gateway.started_at)
+    if life == memory.life:
+        return memory
+    fresh = {"clock": now, "phase": None, "phase_since": now, "was_ready": False, "ready_since": None}
+    return replace(memory, life=life, settlement=None, launch_failures=0, **fresh, **_FRESH_CONNECT)  # type: ignore[arg-type]  # the fields are Memory's
+
+
+def _life_ended(memory: Memory, seen: Observation, now: datetime) -> tuple[Memory, Record]:
+    """Draw the conclusion of a life that is over, once; forget the life when its container is gone."""
+    gone = seen.gateway is None and not seen.gateway_stale and seen.running is not ActionKind.LAUNCH
+    if memory.life is None or (seen.gateway is None and not gone):
+        return (_never_lived(memory, seen) if gone else memory), seen.record
+    record = seen.record
+    if memory.life != memory.concluded and _can_conclude(seen):
+        region = seen.follower.region if seen.follower else None
+        conclusion = conclude(seen.login, seen.gateway, record, region=region, now=now)
+        if conclusion is not None:
+            memory, record = conclude_life(memory, conclusion, now), conclusion.record
+    if gone:
+        cut_short = Settlement(LoginOutcome.UNFINISHED, "The gateway was removed before its login had ended.")
+        memory = replace(memory, life=None, concluded=None, settlement=memory.settlement or cut_short)
+    return memory, record
+
+
+def _never_lived(memory: Memory, seen: Observation) -> Memory:
+    """A login that was written down, and no container of it was ever seen running."""
+    if seen.attempt is None or memory.settlement is not None or seen.running is not None:
+        return memory
+    if seen.attempt.started_at is None:
+        return replace(memory, settlement=Settlement(LoginOutcome.VOID, "Its container never started."))
+    return replace(memory, settlement=Settlement(LoginOutcome.UNFINISHED, "Its container is gone without an outcome."))
+
+
+def _can_conclude(seen: Observation) -> bool:
+    """A container that ended concludes only when its log was read to the end."""
+    ended = seen.gateway is not None and seen.gateway.state is RuntimeState.EXITED
+    return seen.log_ended if ended else True
+
+
+def conclude_life(memory: Memory, conclusion: Conclusion, now: datetime) -> Memory:
+    """The memory once this life is given up: what that costs."""
+    memory = replace(
+        memory,
+        concluded=memory.life,
+        settlement=Settlement(conclusion.outcome, conclusion.sentence, conclusion.not_before),
+        trouble=conclusion.sentence,
+        not_before_why=conclusion.sentence,
+    )
+    if not conclusion.is_loss:
+        return replace(memory, not_before=conclusion.not_before or memory.not_before)
+    stable = memory.ready_since is not None and now - memory.ready_since >= timedelta(seconds=STABLE_SESSION)
+    losses = 1 if stable else memory.losses + 1
+    return replace(memory, losses=losses, not_before=now + timedelta(seconds=after_loss(losses)))
+
+
+def _login_moved(memory: Memory, seen: Observation, now: datetime) -> Memory:
+    phase = seen.login.phase if seen.login is not None else None
+    if phase is LoginPhase.AWAITING_2FA:
+        memory = replace(memory, clock=now)  # a phone approval has its own limit
+    if phase == memory.phase:
+        return memory
+    changes: dict[str, object] = {"phase": phase, "phase_since": now}
+    if phase in (LoginPhase.RESTARTING, LoginPhase.STARTING):
+        changes |= {"clock": now} if memory.was_ready else {}
+    if phase in (LoginPhase.RESTARTING, LoginPhase.STARTING, LoginPhase.LOGGED_IN):
+        changes |= _FRESH_CONNECT
+    return replace(memory, **changes)  # type: ignore[arg-type]  # the fields are Memory's
+
+
+def _connection(memory: Memory, seen: Observation, now: datetime) -> Memory:
+    connection = seen.connection
+    if connection is None or not connection.is_open:
+        return replace(memory, heartbeats=0) if memory.heartbeats else memory
+    if connection.last_heartbeat is None:
+        return memory
+    calm = replace(memory, trouble=None, connect_failures=0, connect_since=None)
+    return calm if memory.was_ready else replace(calm, was_ready=True, ready_since=now)
+
+
+def _action_ended(memory: Memory, seen: Observation, now: datetime) -> Memory:
+    outcome = seen.outcome
+    if outcome is None or outcome.serial <= memory.outcome_serial:
+        return memory
+    memory = replace(memory, outcome_serial=outcome.serial)
+    match outcome.kind:
+        case ActionKind.PREPARE:
+            return _prepare_ended(memory, outcome, seen, now)
+        case ActionKind.LAUNCH:
+            return _launch_ended(memory, outcome, now)
+        case ActionKind.CONNECT:
+            return _connect_ended(memory, outcome, seen, now)
+        case ActionKind.HEARTBEAT:
+            return _heartbeat_ended(memory, outcome, seen, now)
+        case ActionKind.REMOVE if outcome.failure is not None:
+            return replace(memory, remove_after=now + timedelta(seconds=5), trouble=outcome.sentence)
+        case _:
+            return memory
+
+
+def _prepare_ended(memory: Memory, outcome: Outcome, seen: Observation, now: datetime) -> Memory:
+    if outcome.failure is None or outcome.failure is Failure.ABORTED:
+        return replace(memory, prepare_failures=0, prepare_refusal=None)
+    failures = memory.prepare_failures + 1
+    refused = outcome.failure is Failure.REFUSED
+    pause = seen.limits.secret_poll_interval if refused else doubling(failures, PREPARE_RETRY)
+    return replace(
+        memory,
+        prepare_failures=failures,
+        prepare_refusal=outcome.sentence if refused else None,
+        not_before=now + timedelta(seconds=pause),
+        not_before_why=outcome.sentence,
+    )
+
+
+def _launch_ended(memory: Memory, outcome: Outcome, now: datetime) -> Memory:
+    if outcome.failure is None:
+        return replace(memory, launch_failures=0)
+    if outcome.failure in (Failure.EXPIRED, Failure.ABORTED):
+        return memory
+    failures = memory.launch_failures + 1
+    at_once = outcome.failure is Failure.PORT_TAKEN and failures < 10  # noqa: PLR2004  # then somebody races us on purpose
+    until = outcome.until or now + timedelta(seconds=0 if at_once else doubling(failures, LAUNCH_RETRY))
+    return replace(memory, launch_failures=failures, not_before=until, not_before_why=outcome.sentence)
+
+
+def _connect_ended(memory: Memory, outcome: Outcome, seen: Observation, now: datetime) -> Memory:
+    if outcome.failure is None:
+        return replace(memory, id_conflicts=0, heartbeats=0, heartbeat_due=now, refused_account=None)
+    if outcome.failure is Failure.ABORTED:
+        return memory
+    if outcome.failure is Failure.WRONG_ACCOUNT:
+        account = seen.follower.account if seen.follower else None
+        return replace(memory, refused_account=account, trouble=outcome.sentence)
+    if outcome.failure is Failure.DISCLAIMER:
+        return replace(memory, connect_after=now + DISCLAIMER_PAUSE, trouble=outcome.sentence)
+    failures = memory.connect_failures + 1
+    pause = timedelta(seconds=connect_pause(seen.follower_id, failures, seen.limits.connect_time))
+    return replace(
+        memory,
+        connect_failures=failures,
+        connect_since=memory.connect_since or now,
+        connect_after=now + pause,
+        id_conflicts=memory.id_conflicts + 1 if outcome.failure is Failure.ID_IN_USE else 0,
+        trouble=outcome.sentence,
+    )
+
+
+def _heartbeat_ended(memory: Memory, outcome: Outcome, seen: Observation, now: datetime) -> Memory:
+    if outcome.failure is not None:
+        return memory if outcome.failure is Failure.ABORTED else replace(memory, heartbeats=0, trouble=outcome.sentence)
+    interval = seen.limits.healthcheck_interval
+    if memory.heartbeats == 0:  # the first of this connection: from here on the fleet's heartbeats are spread
+        interval *= 0.1 + 0.9 * spread(seen.follower_id)
+    return replace(memory, heartbeats=memory.heartbeats + 1, heartbeat_due=now + timedelta(seconds=interval))

@@ -1,0 +1,45 @@
+"""Policy: an operator asked for a restart with the newest spec and secret; refused before anything is stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
+from spreadpilot_core.ibkr.deciding.launching import budget_refusal, login_refusal
+from spreadpilot_core.ibkr.deciding.observation import ActionKind, Wanted
+from spreadpilot_core.ibkr.deciding.states import State
+
+
+def restart(s: Situation) -> Decision | None:
+    """Read the secret and ask every login rule first; only then stop the gateway that runs."""
+    asked = s.seen.restart_asked
+    if asked is None or s.seen.gateway is None or s.seen.wanted is not Wanted.RUN:
+        return None
+    if s.seen.running in (ActionKind.LAUNCH, ActionKind.REMOVE):
+        return None
+    prepared = s.seen.prepared
+    if prepared is None or prepared.at < asked:
+        return _prepare(s)
+    refusal = login_refusal(s, prepared)
+    sentence = refusal[0] if refusal else budget_refusal(s, prepared)
+    if sentence is not None:
+        return replace(_stays(s), refuse_restart=sentence)
+    why = "An operator asked for a restart."
+    action = Action(ActionKind.REMOVE, why, grace=s.seen.limits.stop_grace)
+    memory = s.remember(concluded=s.memory.life, trouble=why)
+    return s.verdict(
+        State.RESTARTING, why, "It starts again with the newest spec and secret.", action=action, memory=memory
+    )
+
+
+def _prepare(s: Situation) -> Decision | None:
+    outcome = s.seen.outcome
+    if s.memory.prepare_failures and outcome is not None and outcome.kind is ActionKind.PREPARE:
+        return replace(_stays(s), refuse_restart=outcome.sentence)
+    return replace(_stays(s), action=None if s.seen.running else Action(ActionKind.PREPARE, "a restart was asked for"))
+
+
+def _stays(s: Situation) -> Decision:
+    """The present verdict stands while the restart is prepared."""
+    reason = None if s.memory.state is State.READY else s.memory.trouble or "A restart is being prepared."
+    return s.verdict(s.memory.state, reason, None if reason is None else "A restart is being prepared.")

@@ -1,0 +1,323 @@
+"""Wanted against running: owns the supervisors, gives each its facts, and knows the whole.
+
+    follower store --roster--> assign --> supervisor.wanted
+    runtime --find, events--> see / adopt --> supervisor.presence
+    record store --records, open logins--> supervisor.record
+
+What is there is found first and keeps its leases; only then anything new is handed out. Events make it fast, and a full
+comparison makes it right. The fleet knows protocols and no adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import structlog
+
+from spreadpilot_core.ibkr import events
+from spreadpilot_core.ibkr.deciding.observation import FleetView, Wanted
+from spreadpilot_core.ibkr.deciding.states import State
+from spreadpilot_core.ibkr.errors import GatewayManagerError, UnavailableError
+from spreadpilot_core.ibkr.house import House, spec_for
+from spreadpilot_core.ibkr.protocols import (
+    FaultyRecord,
+    Follower,
+    FollowerId,
+    FollowerStore,
+    Gateway,
+    LoginAttempt,
+    LoginOutcome,
+    Record,
+    Roster,
+    RuntimeEventKind,
+)
+from spreadpilot_core.ibkr.reporting import Reporter
+from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
+from spreadpilot_core.ibkr.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+RETRY_FIRST, RETRY_CAP = 0.5, 15.0
+"""Seconds between two tries to reach something that is away."""
+
+
+class Fleet:
+    """All gateways of one manager."""
+
+    def __init__(self, house: House, followers: FollowerStore, settings: Settings) -> None:
+        self._house = house
+        self._followers = followers
+        self._settings = settings
+        self._tasks = Tasks("fleet")
+        self._reporter = Reporter(house, self)
+        self._supervising = Tasks("supervisors")
+        self.supervisors: dict[FollowerId, GatewaySupervisor] = {}
+        self.faulty: Mapping[str, FaultyRecord] = {}
+        self.ready: dict[str, object] = {}
+        """Follower -> the client that `get_client` may hand out."""
+        self.roster_known = asyncio.Event()
+        self._roster: Roster | None = None
+        self._records: Mapping[FollowerId, Record] = {}
+        self._records_known = False
+        self._open_logins: dict[FollowerId, LoginAttempt] = {}
+        self._runtime_fault: str | None = "The runtime was not asked yet what runs."
+        self._listed = asyncio.Event()
+        self._relist_asked = asyncio.Event()
+        self._reload_asked = asyncio.Event()
+        self._link_lost: set[FollowerId] = set()
+        self._stopping = False
+
+    # ------------------------------------------------------------------ start and stop
+
+    def begin(self) -> None:
+        """Start every loop; nothing here waits."""
+        self._tasks.begin("find what is there", self._find_what_is_there())
+        self._tasks.begin("follow the runtime", self._follow_runtime())
+        self._tasks.begin("read the followers", self._read_followers())
+        self._tasks.begin("hear of changed followers", self._hear_of_changes())
+        self._tasks.begin("look at the secrets' versions", self._look_at_versions())
+        self._reporter.begin()
+
+    async def first_look(self, timeout: float) -> None:  # noqa: ASYNC109  # a courtesy, not a deadline
+        """Wait until followers, records and runtime were read once, at most `timeout` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._listed.wait()
+                await self.roster_known.wait()
+
+    async def stop_all(self) -> list[FollowerId]:
+        """Stop every gateway, in parallel; returns those whose end could not be confirmed."""
+        self._stopping = True
+        for supervisor in self.supervisors.values():
+            self._want(supervisor, Wanted.SHUTDOWN, "The manager stops.")
+        limit = self._settings.stop_grace + 30
+        stopped = list(self.supervisors.values())
+        gone = await asyncio.gather(*(each.until_idle(limit) for each in stopped))
+        return [each.follower_id for each, is_gone in zip(stopped, gone, strict=True) if not is_gone]
+
+    async def close(self) -> None:
+        """End every loop and let go of every gateway as it is."""
+        await self._tasks.cancel()
+        await self._supervising.cancel()
+        await self._reporter.close()
+        self.ready.clear()
+        await self._followers.close()
+
+    # ------------------------------------------------------------------ what is there
+
+    async def _find_what_is_there(self) -> None:
+        """Records first, then the runtime's list; adopt; from then on list whenever asked."""
+        records = await self._until_reached("record store", self._house.ledger.open)
+        open_logins = await self._until_reached("record store", self._house.ledger.unsettled)
+        self._records, self._records_known = records, True
+        self._open_logins = {attempt.follower_id: attempt for attempt in open_logins}
+        for record in records.values():
+            if record.client_id is not None:
+                self._house.client_ids.claim(record.follower_id, record.client_id)
+        await self._until_reached("runtime", self._house.runtime.open, tell=self._runtime_away)
+        while True:
+            self._relist_asked.clear()
+            busy = {each for each, supervisor in self.supervisors.items() if supervisor.is_busy_with_container}
+            found = await self._until_reached("runtime", self._house.runtime.find, tell=self._runtime_away)
+            self._take_list({gateway.follower_id: gateway for gateway in found}, busy)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.full_comparison_interval):
+                    await self._relist_asked.wait()
+
+    def _take_list(self, found: Mapping[FollowerId, Gateway], busy: set[FollowerId]) -> None:
+        self._runtime_fault = None
+        first = not self._listed.is_set()
+        for follower_id, gateway in found.items():
+            supervisor = self.supervisors.get(follower_id)
+            if supervisor is None:
+                supervisor = self._supervise(follower_id)
+            if (
+                supervisor.presence.gateway is None
+                and not supervisor.is_busy_with_container
+                and follower_id not in busy
+            ):
+                supervisor.adopt(gateway, self._open_logins.pop(follower_id, None))
+            elif follower_id not in busy and not supervisor.is_busy_with_container:
+                supervisor.see(gateway)
+        for follower_id, supervisor in self.supervisors.items():
+            supervisor.runtime_fault = None
+            if follower_id not in found and follower_id not in busy and not supervisor.is_busy_with_container:
+                supervisor.see(None)
+            supervisor.wake()
+        if first:
+            self._listed.set()
+            for attempt in self._open_logins.values():
+                self._tasks.begin(f"settle what {attempt.follower_id} left open", self._settle_left_open(attempt))
+            self._open_logins = {}
+            self._apply_roster()
+
+    async def _settle_left_open(self, attempt: LoginAttempt) -> None:
+        """A login that a manager before us wrote down, and no container of it is there."""
+        outcome = LoginOutcome.VOID if attempt.started_at is None else LoginOutcome.UNFINISHED
+        log.info("login left open", follower=attempt.follower_id, outcome=outcome.value)
+        await self._house.ledger.settle(attempt, outcome)
+
+    def _runtime_away(self, sentence: str) -> None:
+        if self._runtime_fault != sentence:
+            self._runtime_fault = sentence
+            for supervisor in self.supervisors.values():
+                supervisor.runtime_fault = sentence
+                supervisor.wake()
+
+    async def _follow_runtime(self) -> None:
+        await self._listed.wait()
+        async for event in self._house.runtime.events():
+            if event.kind is RuntimeEventKind.GAP:
+                self._relist_asked.set()
+                continue
+            supervisor = self.supervisors.get(event.follower_id) if event.follower_id is not None else None
+            if supervisor is None:
+                self._relist_asked.set()
+                continue
+            gateway = supervisor.presence.gateway
+            if gateway is not None and gateway.container_id == event.container_id:
+                supervisor.container_changed()
+
+    # ------------------------------------------------------------------ who is wanted
+
+    async def _read_followers(self) -> None:
+        await self._until_reached("follower store", self._followers.open)
+        while True:
+            self._reload_asked.clear()
+            roster = await self._until_reached("follower store", self._followers.load)
+            self._take_roster(roster)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.full_comparison_interval):
+                    await self._reload_asked.wait()
+
+    async def _hear_of_changes(self) -> None:
+        await self.roster_known.wait()
+        async for _ in self._followers.hints():
+            self._reload_asked.set()
+
+    async def reload(self) -> None:
+        """Read the followers now. Raises `StoreUnavailableError`; what was known stays in force then."""
+        await self._followers.open()
+        self._take_roster(await self._followers.load())
+
+    def _take_roster(self, roster: Roster) -> None:
+        if roster != self._roster:
+            sentence = f"{len(roster.usable)} usable followers were read, {len(roster.faulty)} records can't be used."
+            self._house.bus.publish(
+                events.FollowersLoaded(
+                    at=self._house.clock(), sentence=sentence, usable=len(roster.usable), faulty=len(roster.faulty)
+                )
+            )
+            log.info("FollowersLoaded", sentence=sentence)
+        self._roster = roster
+        self.faulty = roster.faulty
+        self._apply_roster()
+        self.roster_known.set()
+
+    def _apply_roster(self) -> None:
+        """Give every supervisor what its record wants; nothing is handed out before what runs was listed."""
+        roster = self._roster
+        if roster is None or not self._listed.is_set() or self._stopping:
+            return
+        for follower_id, follower in roster.usable.items():
+            self._assign(self.supervisors.get(follower_id) or self._supervise(follower_id), follower)
+        for follower_id, supervisor in list(self.supervisors.items()):
+            if follower_id in roster.usable:
+                continue
+            fault = roster.faulty.get(follower_id)
+            if fault is not None:
+                self._want(supervisor, Wanted.INVALID, fault.fault)
+            else:
+                self._want(supervisor, Wanted.DISABLED, "Its record was deleted.")
+
+    def _assign(self, supervisor: GatewaySupervisor, follower: Follower) -> None:
+        supervisor.follower = follower
+        supervisor.spec = spec_for(follower, self._house.options)
+        if not follower.enabled:
+            self._want(supervisor, Wanted.DISABLED, "Its record is not enabled.")
+        elif not follower.is_wanted:
+            self._want(supervisor, Wanted.DISABLED, f"Its record has the state {follower.state}.")
+        elif supervisor.record.stopped_by_operator:
+            self._want(supervisor, Wanted.STOP, "An operator stopped it.")
+        else:
+            self._want(supervisor, Wanted.RUN, "")
+
+    def want_by_record(self, supervisor: GatewaySupervisor) -> None:
+        """Work out again what is wanted, after an operator's word."""
+        if supervisor.follower is not None and supervisor.follower_id in (self._roster.usable if self._roster else {}):
+            self._assign(supervisor, supervisor.follower)
+
+    def _want(self, supervisor: GatewaySupervisor, wanted: Wanted, why: str) -> None:
+        if (supervisor.wanted, supervisor.wanted_why) != (wanted, why):
+            supervisor.wanted, supervisor.wanted_why = wanted, why
+        supervisor.wake()
+
+    # ------------------------------------------------------------------ supervisors
+
+    def _supervise(self, follower_id: FollowerId) -> GatewaySupervisor:
+        record = self._records.get(follower_id) or Record(follower_id=follower_id)
+        supervisor = GatewaySupervisor(
+            follower_id, self._house, record, on_change=self._changed, relist=self._relist_asked.set
+        )
+        supervisor.runtime_fault = self._runtime_fault
+        self.supervisors[follower_id] = supervisor
+        self._supervising.begin(follower_id, supervisor.run())
+        return supervisor
+
+    def _changed(self, supervisor: GatewaySupervisor) -> None:
+        """A supervisor walked its cycle."""
+        follower_id, connection = supervisor.follower_id, supervisor.presence.connection
+        if supervisor.state in (State.READY, State.DEGRADED) and connection is not None:
+            self.ready[follower_id] = connection.ib
+        else:
+            self.ready.pop(follower_id, None)
+        (self._link_lost.add if supervisor.state is State.DEGRADED else self._link_lost.discard)(follower_id)
+        self._reporter.changed(supervisor)
+
+    async def write_records(self) -> None:
+        """Have everything written that must survive. Raises `StoreUnavailableError`; it is written later then."""
+        await self._house.ledger.flush()
+
+    def view(self) -> FleetView:
+        """The whole, for evidence."""
+        return FleetView(total=len(self.supervisors), link_lost=len(self._link_lost))
+
+    # ------------------------------------------------------------------ the rest
+
+    async def _look_at_versions(self) -> None:
+        """Metadata only: a new version of a secret is noticed without reading the secret."""
+        rng = random.Random()  # noqa: S311  # jitter
+        while True:
+            await asyncio.sleep(self._settings.secret_poll_interval * rng.uniform(0.8, 1.2))
+            wanted = [each for each in self.supervisors.values() if each.wanted is Wanted.RUN and each.follower]
+            for supervisor in wanted:
+                assert supervisor.follower is not None
+                with contextlib.suppress(GatewayManagerError):
+                    supervisor.newest_version = await self._house.desk.version(supervisor.follower.vault_secret_ref)
+                    supervisor.wake()
+
+    async def _until_reached(
+        self, what: str, work: Callable[[], Awaitable[T]], *, tell: Callable[[str], None] | None = None
+    ) -> T:
+        """Try until it is there, with growing pauses; said once per cause."""
+        pause, said = RETRY_FIRST, ""
+        while True:
+            try:
+                return await work()
+            except UnavailableError as error:
+                sentence = str(error)
+            if sentence != said:
+                said = sentence
+                log.warning("unavailable", what=what, sentence=sentence)
+                self._house.bus.publish(events.NoticeGiven(at=self._house.clock(), sentence=sentence))
+            if tell is not None:
+                tell(sentence)
+            await asyncio.sleep(pause)
+            pause = min(RETRY_CAP, pause * 2)

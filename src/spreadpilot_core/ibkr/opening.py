@@ -1,0 +1,121 @@
+"""Chooses the adapters by the settings' URLs and puts the house together. An adapter loads only when it is chosen."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from spreadpilot_core.ibkr.connections import Connector
+
+from spreadpilot_core.ibkr.admission import Admission
+from spreadpilot_core.ibkr.deciding.observation import FleetView
+from spreadpilot_core.ibkr.events import EventBus
+from spreadpilot_core.ibkr.house import House, limits_of, utc_now
+from spreadpilot_core.ibkr.leases import ClientIdLeases, PortLeases
+from spreadpilot_core.ibkr.ledger import Ledger
+from spreadpilot_core.ibkr.protocols import CredentialDesk, FollowerStore, GatewayRuntime, RecordStore
+from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.state_dir import own
+
+
+class Watched:
+    """The fleet as its own house sees it: the house is built first, the fleet into it."""
+
+    def __init__(self) -> None:
+        self._view: Callable[[], FleetView] = FleetView
+
+    def watch(self, view: Callable[[], FleetView]) -> None:
+        """From now on this is the fleet."""
+        self._view = view
+
+    def view(self) -> FleetView:
+        """The whole, for evidence."""
+        return self._view()
+
+
+@dataclass(slots=True)
+class Opened:
+    """Everything one started manager holds."""
+
+    house: House
+    followers: FollowerStore
+    watched: Watched
+    _held: ExitStack
+
+    async def close(self) -> None:
+        """Let go of everything, the state directory last."""
+        try:
+            await self.house.desk.close()
+            await self.house.ledger.close()
+            await self.house.runtime.close()
+        finally:
+            self._held.close()
+
+
+def open_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: EventBus) -> Opened:
+    """Own the state directory and make the adapters; nothing is connected yet.
+
+    Raises:
+        AlreadyRunningError: another manager owns the state directory.
+        SettingsError: a setting can't be used.
+
+    """
+    held = ExitStack()
+    try:
+        held.enter_context(own(settings.state_dir))
+        followers, records = _stores(settings)
+        watched = Watched()
+        house = House(
+            runtime=_runtime(settings, f"{socket.gethostname()}:{os.getpid()}"),
+            desk=_desk(settings),
+            ledger=Ledger(records, clock=utc_now),
+            connector=Connector(ib_factory=ib_factory or _default_ib),
+            admission=Admission(parallel_starts=settings.parallel_starts),
+            ports=PortLeases(settings.port_range_start, settings.port_range_end),
+            client_ids=ClientIdLeases(settings.client_id_range_start, settings.client_id_range_end),
+            bus=bus,
+            limits=limits_of(settings),
+            options=settings.gateway_options,
+            heartbeat_timeout=settings.heartbeat_timeout,
+            fleet_view=watched.view,
+        )
+    except BaseException:
+        held.close()
+        raise
+    return Opened(house=house, followers=followers, watched=watched, _held=held)
+
+
+def _stores(settings: Settings) -> tuple[FollowerStore, RecordStore]:
+    if settings.store.startswith("mongodb:"):
+        from spreadpilot_core.ibkr.store.mongodb import MongoFollowers, MongoRecords
+
+        return MongoFollowers.from_settings(settings), MongoRecords.from_settings(settings)
+    from spreadpilot_core.ibkr.store.local import LocalFollowers, LocalRecords
+
+    return LocalFollowers.from_settings(settings), LocalRecords.from_settings(settings)
+
+
+def _runtime(settings: Settings, manager_id: str) -> GatewayRuntime:
+    if settings.runtime_url.startswith("simulated:"):
+        from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+
+        return SimulatedRuntime.from_settings(settings, manager_id=manager_id)
+    from spreadpilot_core.ibkr.runtimes.docker import DockerRuntime
+
+    return DockerRuntime.from_settings(settings, manager_id=manager_id)
+
+
+def _desk(settings: Settings) -> CredentialDesk:
+    from spreadpilot_core.ibkr.credentials.couriers import Couriers
+
+    return Couriers.from_settings(settings)
+
+
+def _default_ib() -> Any:
+    from ib_async import IB
+
+    return IB()

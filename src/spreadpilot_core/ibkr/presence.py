@@ -1,0 +1,124 @@
+"""One gateway as it is there now: its container, its log, its connection. Facts only; deciding is elsewhere.
+
+Facts belong to one life of one container (id and start time). When another life is seen, log and connection start anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from spreadpilot_core.ibkr.connections import Connection
+
+from spreadpilot_core.ibkr.deciding.observation import ConnectionView
+from spreadpilot_core.ibkr.errors import UnavailableError
+from spreadpilot_core.ibkr.house import House
+from spreadpilot_core.ibkr.login_log import LoginLog, LoginView
+from spreadpilot_core.ibkr.protocols import FollowerId, Gateway, RuntimeState
+from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.telling import Teller
+
+log = structlog.get_logger(__name__)
+
+LOG_AGAIN = 2.0
+"""Seconds before a log that broke off is followed again."""
+
+
+class Presence:
+    """What is known about one gateway that is there, or that none is."""
+
+    def __init__(
+        self, follower_id: FollowerId, house: House, tasks: Tasks, teller: Teller, wake: Callable[[], None]
+    ) -> None:
+        self._follower_id = follower_id
+        self._house = house
+        self._tasks = tasks
+        self._teller = teller
+        self._wake = wake
+        self.gateway: Gateway | None = None
+        self.stale = False
+        """An event said that the container changed."""
+        self.connection: Connection | None = None
+        self.secret_forgotten = True
+        self.log_ended = True
+        self._login_log: LoginLog | None = None
+        self._log_task: asyncio.Task[None] | None = None
+
+    @property
+    def login_view(self) -> LoginView | None:
+        """What the log of this life says."""
+        return self._login_log.view if self._login_log is not None else None
+
+    @property
+    def connection_view(self) -> ConnectionView | None:
+        """The connection as deciding sees it."""
+        connection = self.connection
+        if connection is None:
+            return None
+        return ConnectionView(
+            is_open=connection.is_open,
+            accounts=connection.accounts,
+            last_heartbeat=connection.last_heartbeat,
+            link_lost_since=connection.link_lost_since,
+            data_lost=bool(connection.data_lost),
+            closed_reason=connection.closed_reason,
+        )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the runtime says that its process runs."""
+        return self.gateway is not None and self.gateway.state is RuntimeState.RUNNING
+
+    def see(self, gateway: Gateway | None) -> bool:
+        """The container as the runtime says it is now (None: confirmed gone); True when one went."""
+        before, self.gateway = self.gateway, gateway
+        self.stale = False
+        if gateway is None:
+            self.drop_connection("its container is gone")
+            self._stop_log()
+        elif before is None or _life(before) != _life(gateway):
+            self._stop_log()
+            if gateway.state is not RuntimeState.CREATED:
+                self.log_ended, self._login_log = False, LoginLog(gateway.dialect)
+                self._log_task = self._tasks.begin("follow the log", self._follow_log(gateway, self._login_log))
+        self._wake()
+        return before is not None and gateway is None
+
+    def drop_connection(self, why: str) -> None:
+        """Disconnect the client, if there is one."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.disconnect()
+            self._teller.connection_dropped(connection, why)
+
+    def drop_closed_connection(self) -> None:
+        """Let a connection go that was closed under us."""
+        if self.connection is not None and not self.connection.is_open:
+            self.drop_connection(self.connection.closed_reason or "the socket was closed")
+
+    def _stop_log(self) -> None:
+        if self._log_task is not None:
+            self._log_task.cancel()
+        self._log_task, self._login_log, self.log_ended = None, None, True
+
+    async def _follow_log(self, gateway: Gateway, login_log: LoginLog) -> None:
+        """Read the log of this life to its end; a log that breaks off is followed again from its start."""
+        while True:
+            try:
+                async for line in self._house.runtime.log(gateway):
+                    if login_log.read(line):
+                        self._wake()
+            except UnavailableError as error:
+                log.debug("log broke off", follower=self._follower_id, error=str(error))
+                await asyncio.sleep(LOG_AGAIN)
+                self._login_log = login_log = LoginLog(gateway.dialect)
+                continue
+            self.log_ended = True
+            self.stale = self.is_running  # a log ends with its container: ask the runtime
+            self._wake()
+            return
+
+
+def _life(gateway: Gateway) -> tuple[str, object]:
+    return gateway.container_id, gateway.started_at

@@ -1,0 +1,62 @@
+"""The state directory belongs to one manager at a time."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from spreadpilot_core.ibkr.errors import AlreadyRunningError, SettingsError
+
+LOCK = "manager.lock"
+HOLDER = "manager.holder"
+
+
+@contextmanager
+def own(directory: Path) -> Iterator[None]:
+    """Make the directory (mode 0700) and own it until the end, or until this process dies.
+
+    Raises:
+        AlreadyRunningError: names the process that owns it.
+        SettingsError: it can't be made or written.
+
+    """
+    make_private(directory)
+    lock = FileLock(directory / LOCK, timeout=0)
+    holder = directory / HOLDER
+    try:
+        lock.acquire()
+    except Timeout:
+        with suppress(OSError):
+            raise AlreadyRunningError(directory, holder.read_text().strip()) from None
+        raise AlreadyRunningError(directory, "unknown") from None
+    try:
+        holder.write_text(f"process {os.getpid()}\n")
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink()
+        lock.release()
+
+
+def make_private(directory: Path) -> None:
+    """Make the directory if it is missing, and let only its owner in.
+
+    Raises:
+        SettingsError: it can't be made or written.
+
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(directory.stat().st_mode) & 0o077:
+            directory.chmod(0o700)
+    except OSError as error:
+        raise SettingsError(
+            "state_dir", str(directory), f"must be a directory that can be written ({error.strerror})"
+        ) from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise SettingsError("state_dir", str(directory), "must be a directory that can be written")

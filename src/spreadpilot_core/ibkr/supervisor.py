@@ -1,0 +1,413 @@
+"""One task per follower that walks one cycle again and again: clear the wake flag, observe, decide, publish, begin, wait.
+
+Only its supervisor changes a gateway. What is wanted is a latest-wins slot; events, the log, the connection and the end
+of an action only set facts and wake it. An action is one owned task, at most one in flight, so nothing blocks the cycle:
+a 90-second stop never hides a state or delays a command. The supervisor knows protocols and no adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from spreadpilot_core.ibkr import actions
+from spreadpilot_core.ibkr.action_slot import ActionSlot
+from spreadpilot_core.ibkr.deciding.decide import decide
+from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Memory
+from spreadpilot_core.ibkr.deciding.observation import ActionKind, Observation, Prepared, Wanted
+from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
+from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.house import House
+from spreadpilot_core.ibkr.open_login import OpenLogin
+from spreadpilot_core.ibkr.presence import Presence
+from spreadpilot_core.ibkr.protocols import (
+    Follower,
+    FollowerId,
+    Gateway,
+    GatewaySpec,
+    Login,
+    LoginAttempt,
+    Record,
+    RuntimeState,
+)
+from spreadpilot_core.ibkr.requests import Requests
+from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.telling import Teller
+
+
+class GatewaySupervisor:
+    """Everything about one follower's gateway."""
+
+    def __init__(
+        self,
+        follower_id: FollowerId,
+        house: House,
+        record: Record,
+        *,
+        on_change: Callable[[GatewaySupervisor], None],
+        relist: Callable[[], None],
+    ) -> None:
+        self.follower_id = follower_id
+        self._house = house
+        self._tasks = Tasks(f"gateway {follower_id}")
+        self._wake = asyncio.Event()
+        self._on_change = on_change
+        self._relist = relist
+        self._memory = Memory(since=house.clock())
+        self._teller = Teller(follower_id, house)
+        self.decision: Decision | None = None
+        # what is wanted
+        self.wanted = Wanted.KEEP
+        self.wanted_why = ""
+        self.follower: Follower | None = None
+        self.spec: GatewaySpec | None = None
+        self.record = record
+        self.newest_version: str | None = None
+        self.requests = Requests(self.wake)
+        # what is seen
+        self.runtime_fault: str | None = "The runtime was not asked yet what runs."
+        self.presence = Presence(follower_id, house, self._tasks, self._teller, self.wake)
+        self._login = OpenLogin(follower_id, house, self._teller, self.wake)
+        self.credentials: Login | None = None
+        """Of the secret that was read last; no password is in it."""
+        self._prepared: Prepared | None = None
+        self._slot = ActionSlot(follower_id, self._tasks, self._take)
+
+    # ------------------------------------------------------------------ the cycle
+
+    async def run(self) -> None:
+        """Walk the cycle until cancelled; cancelling undoes nothing."""
+        try:
+            while True:
+                self._wake.clear()
+                asked = self.requests.begin_cycle()
+                seen = self._observe()
+                decision = decide(self._memory, seen, self._house.fleet_view(), self._house.clock())
+                self._publish(decision, seen)
+                self._begin(decision)
+                self.requests.end_cycle(asked)
+                await self._wake_within(decision.recheck_after)
+        finally:
+            await self._let_go()
+
+    def wake(self) -> None:
+        """Something may have changed."""
+        self._wake.set()
+
+    async def _wake_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    async def _let_go(self) -> None:
+        self.presence.drop_connection("the manager let go")
+        await self._slot.finish(within=5)
+        await self._tasks.cancel()
+
+    def _observe(self) -> Observation:
+        there = self.presence
+        return Observation(
+            follower_id=self.follower_id,
+            wanted=self.wanted,
+            wanted_why=self.wanted_why,
+            follower=self.follower,
+            spec_digest=self.spec.digest if self.spec else None,
+            runtime_fault=self.runtime_fault,
+            gateway=there.gateway,
+            gateway_stale=there.stale,
+            login=there.login_view,
+            log_ended=there.log_ended,
+            connection=there.connection_view,
+            running=self._slot.kind,
+            outcome=self._slot.outcome,
+            prepared=self._prepared,
+            permit=self._login.permit,
+            attempt=self._login.attempt if self._slot.kind is not ActionKind.LAUNCH else None,
+            record=self.record,
+            newest_version=self.newest_version,
+            operator_login=self.requests.operator_login,
+            restart_asked=self.requests.restart_asked,
+            reconnect_asked=self.requests.reconnect_asked,
+            secret_forgotten=there.secret_forgotten,
+            limits=self._house.limits,
+        )
+
+    def _publish(self, decision: Decision, seen: Observation) -> None:
+        before, self.decision, self._memory = self.decision, decision, decision.memory
+        if decision.record != self.record:
+            self.keep_record(decision.record)
+        if decision.refuse_restart is not None:
+            self.requests.restart_asked, self.requests.refused_restart = None, decision.refuse_restart
+        if (decision.settle is not None or decision.book_login) and not self._login.is_being_written:
+            self._login.is_being_written = True
+            self._tasks.begin("write down the login", self._write_down(decision))
+        self.presence.drop_closed_connection()
+        self._teller.tell(before, decision, seen)
+        if decision.state is State.READY and self.presence.connection is not None and self.endpoint is not None:
+            self._teller.ready(self.presence.connection, self.endpoint, self.client_id or 0)
+        self._on_change(self)
+
+    def keep_record(self, record: Record) -> None:
+        """Keep this record, here and soon in the store."""
+        self.record = replace(record, updated_at=self._house.clock())
+        self._house.ledger.keep(self.record)
+
+    async def _write_down(self, decision: Decision) -> None:
+        """Settle the open login, then book the one that the controller typed itself."""
+        try:
+            if decision.settle is not None:
+                await self._login.settle(decision.settle, gateway_gone=self.presence.gateway is None)
+                self._prepared = None  # what counts against the user has changed
+            if decision.book_login and self.presence.gateway is not None:
+                await self._login.book(self.record, self.presence.gateway.container_id, self.follower)
+        finally:
+            self._login.is_being_written = False
+            self.wake()
+
+    # ------------------------------------------------------------------ actions
+
+    def _begin(self, decision: Decision) -> None:
+        action = decision.action
+        match action.kind if action is not None else None:
+            case None:
+                self._make_way()
+            case ActionKind.ASK_PERMIT:
+                assert self._prepared is not None
+                self._login.ask(self._prepared.login.user, self.follower)
+            case ActionKind.RETURN_PERMIT:
+                self._login.give_back()
+                self.wake()
+            case ActionKind.DROP_CONNECTION:
+                assert action is not None
+                self.requests.reconnect_asked = False
+                self.presence.drop_connection(action.why)
+                self.wake()
+            case kind:
+                assert action is not None
+                work = self._work(action)
+                if work is not None:
+                    self._slot.begin(kind, work)
+
+    def _make_way(self) -> None:
+        """Something else is wanted than what is being done."""
+        if self.requests.restart_asked is not None:
+            self._slot.make_way(but_for=ActionKind.PREPARE, abort=False)
+        elif self.requests.reconnect_asked:
+            self._slot.make_way(abort=False)
+        elif self.wanted not in (Wanted.RUN, Wanted.KEEP):
+            self._slot.make_way()
+
+    def _work(self, action: Action) -> Coroutine[Any, Any, actions.Ended] | None:
+        house, there = self._house, self.presence
+        gateway = there.gateway
+        match action.kind:
+            case ActionKind.PREPARE if self.follower is not None and self.spec is not None:
+                return actions.prepare(house, self.follower, self.spec)
+            case ActionKind.LAUNCH if (
+                self.follower is not None and self.spec is not None and self._prepared is not None
+            ):
+                limit = None if self.requests.operator_login else house.limits.login_budget
+                deed = actions.Deed(
+                    self.follower, self.spec, self._prepared, self.record, self.requests.operator_login, limit
+                )
+                self._slot.deed = deed
+                return actions.launch(house, deed)
+            case ActionKind.INSPECT:
+                there.stale = False
+                return actions.inspect(house, gateway)
+            case ActionKind.CONNECT if gateway is not None:
+                return actions.connect(
+                    house,
+                    gateway,
+                    self._client_id_for(gateway, new=action.new_client_id),
+                    account=self.follower.account if self.follower else None,
+                    read_only=bool((self.spec.options if self.spec else house.options).read_only_api),
+                    on_change=self.wake,
+                )
+            case ActionKind.HEARTBEAT if there.connection is not None and gateway is not None:
+                return actions.heartbeat(house, there.connection, gateway, probe_instead=action.probe_instead)
+            case ActionKind.REMOVE if gateway is not None:
+                there.drop_connection(action.why)
+                return actions.remove(house, gateway, grace=action.grace)
+            case ActionKind.FORGET_SECRET if gateway is not None:
+                return actions.forget_secret(house, gateway)
+            case _:
+                return None
+
+    def _client_id_for(self, gateway: Gateway, *, new: bool) -> int:
+        """The recorded id; another one when somebody else holds it at this gateway."""
+        known = self.record.client_id if self.record.client_id is not None else gateway.leases.client_id
+        if not new:
+            return known
+        client_id = self._house.client_ids.lease(self.follower_id, other_than=(known,))
+        self.keep_record(replace(self.record, client_id=client_id))
+        return client_id
+
+    def _take(self, kind: ActionKind, ended: actions.Ended) -> None:
+        """Facts that an action brought."""
+        match kind:
+            case ActionKind.PREPARE if ended.prepared is not None:
+                self._prepared, self.credentials = ended.prepared, ended.prepared.login
+            case ActionKind.LAUNCH:
+                self._launch_ended(ended)
+            case ActionKind.CONNECT if ended.connection is not None:
+                self.presence.connection = ended.connection
+            case ActionKind.INSPECT if ended.failure is not None:
+                self.presence.stale = True
+            case ActionKind.INSPECT if not ended.runtime_unsure:
+                self.see(ended.gateway)
+            case ActionKind.REMOVE if ended.failure is None:
+                self._removed(ended)
+            case ActionKind.FORGET_SECRET:
+                self.presence.secret_forgotten = True
+            case _:
+                pass
+        if ended.runtime_unsure:
+            self._relist()
+        self.wake()
+
+    def _launch_ended(self, ended: actions.Ended) -> None:
+        self._prepared = None
+        self._login.attempt = ended.attempt
+        self._house.admission.started(self.follower_id)
+        if ended.record is not None:
+            self.record = ended.record
+        if ended.gateway is not None:
+            self.requests.operator_login = False
+            self.presence.secret_forgotten = False
+            self.see(ended.gateway)
+            self._teller.launched(ended.gateway)
+        elif ended.attempt is None:
+            self._login.give_back()
+
+    def _removed(self, ended: actions.Ended) -> None:
+        gateway, words = self.presence.gateway, ended.last_words
+        if gateway is not None and gateway.state is RuntimeState.CREATED:
+            self._login.never_left_created()
+        if words is not None and words.lines:
+            last = "\n".join([*words.lines[-5:], f"exit code {words.exit_code}"])
+            self.keep_record(replace(self.record, last_words=last, last_reason=self._memory.trouble))
+        self.requests.restart_asked = None
+        self._teller.removed(gateway, self.wanted)
+        self.see(None)
+
+    # ------------------------------------------------------------------ facts from outside
+
+    def see(self, gateway: Gateway | None) -> None:
+        """The container as the runtime says it is now; None: confirmed gone, and with it what it held."""
+        if self.presence.see(gateway):
+            self._house.ports.release(self.follower_id)
+            if self._login.attempt is None:
+                self._login.give_back()
+
+    def adopt(self, gateway: Gateway, attempt: LoginAttempt | None) -> None:
+        """A container that ran before this manager: it keeps its leases; an open login takes its permit first."""
+        self._house.ports.claim(self.follower_id, gateway.leases.host_port)
+        if self.record.client_id is None:
+            self._house.client_ids.claim(self.follower_id, gateway.leases.client_id)
+        self._login.adopt(attempt, self.record, self.follower)
+        self.presence.secret_forgotten = False
+        self.see(gateway)
+        if gateway.state is RuntimeState.RUNNING:
+            self._teller.adopted(gateway)
+
+    def container_changed(self) -> None:
+        """An event said so: ask the runtime."""
+        self.presence.stale = self.presence.gateway is not None
+        self.wake()
+
+    @property
+    def is_busy_with_container(self) -> bool:
+        """Whether a list of the runtime may be older than what is being done."""
+        return self._slot.is_busy_with_container
+
+    # ------------------------------------------------------------------ asked from outside
+
+    @property
+    def state(self) -> State:
+        """The present verdict."""
+        return self._memory.state
+
+    @property
+    def since(self) -> datetime:
+        """When the present state began."""
+        return self._memory.since
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where the API answers."""
+        gateway = self.presence.gateway
+        return f"{gateway.host}:{gateway.leases.host_port}" if gateway is not None else None
+
+    @property
+    def client_id(self) -> int | None:
+        """The API client id that this follower holds."""
+        gateway = self.presence.gateway
+        return (
+            self.record.client_id
+            if self.record.client_id is not None
+            else gateway.leases.client_id
+            if gateway
+            else None
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no gateway is there and nothing is being done about one."""
+        busy = self._slot.kind is not None or self._login.is_being_written or self._login.attempt is not None
+        return self.presence.gateway is None and not busy
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a launch has done its part: the process runs, or its login is queued behind a named obstacle."""
+        queued = self.state is State.QUEUED and self._login.waits
+        return queued or (
+            self.presence.is_running and self.state.status in (GatewayStatus.STARTING, GatewayStatus.RUNNING)
+        )
+
+    def ask_launch(self, *, operator_login: bool) -> int:
+        """What only a human could clear is cleared; what protects the account stays."""
+        self.requests.operator_login = operator_login
+        self._prepared = None
+        self._memory = replace(
+            self._memory,
+            not_before=min(self._memory.not_before, self._house.clock()),
+            prepare_refusal=None,
+            prepare_failures=0,
+            refused_account=None,
+            losses=0,
+        )
+        self.keep_record(replace(self.record, needs_human=None, stopped_by_operator=False))
+        return self.ask()
+
+    def stop_by_operator(self) -> None:
+        """To be remembered: only an operator's launch starts it again."""
+        self.keep_record(replace(self.record, stopped_by_operator=True))
+
+    @property
+    def error(self) -> GatewayManagerError | None:
+        """The last failure since somebody asked for something."""
+        return self._slot.error
+
+    def ask_restart(self) -> int:
+        """Stop it and start it again with the newest spec and secret, if every login rule allows."""
+        self.requests.restart_asked, self.requests.refused_restart = self._house.clock(), None
+        return self.ask()
+
+    def ask_reconnect(self) -> int:
+        """A new client connection."""
+        self.requests.reconnect_asked = self.presence.connection is not None
+        return self.ask()
+
+    def ask(self) -> int:
+        """Count a request in and wake; the number goes to `requests.answered`."""
+        self._slot.error = None
+        return self.requests.ask()
+
+    async def until_idle(self, within: float | None = None) -> bool:
+        """Wait until no gateway is there and nothing is being done about one; False after `within` seconds."""
+        return await self.requests.answered(self.ask(), lambda: self.is_idle, timeout=within)

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, Wanted
+from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
+from spreadpilot_core.ibkr.login_log import LoginPhase
+from spreadpilot_core.ibkr.protocols import RuntimeState
+from support.decide_world import START, World
+
+
+def walk(world: World, steps: int = 60) -> World:
+    for _ in range(steps):
+        world.step()
+        if world.memory.state is State.READY and world.memory.heartbeats:
+            break
+    return world
+
+
+def settled(world: World, steps: int = 200) -> State:
+    """Walk until ready, or until only a human helps."""
+    for _ in range(steps):
+        state = world.step().state
+        if state in (State.READY, State.NEEDS_HUMAN, State.STOPPED, State.DISABLED, State.INVALID):
+            return state
+    return world.memory.state
+
+
+def crash(world: World) -> None:
+    if world.gateway is not None:
+        world.gateway = replace(world.gateway, state=RuntimeState.EXITED, exit_code=137)
+        world.connection = None
+
+
+def vanish(world: World) -> None:
+    world.gateway = world.login = world.connection = None
+
+
+def close_socket(world: World) -> None:
+    if world.connection is not None:
+        world.connection = replace(world.connection, is_open=False, closed_reason="closed by the gateway")
+
+
+def lose_link(world: World) -> None:
+    if world.connection is not None:
+        world.connection = replace(world.connection, link_lost_since=world.now)
+
+
+def restore_link(world: World) -> None:
+    if world.connection is not None:
+        world.connection = replace(world.connection, link_lost_since=None)
+
+
+def fail_with(failure: Failure) -> Callable[[World], None]:
+    def plant(world: World) -> None:
+        world.fail_next = failure
+
+    return plant
+
+
+def log_says(phase: LoginPhase) -> Callable[[World], None]:
+    def write(world: World) -> None:
+        completed = {"completed": False} if phase is not LoginPhase.CONFLICT else {}
+        world.phase(phase, **completed)
+
+    return write
+
+
+def set_to(**changes: object) -> Callable[[World], None]:
+    def change(world: World) -> None:
+        for name, value in changes.items():
+            setattr(world, name, value)
+
+    return change
+
+
+def pass_time(seconds: float) -> Callable[[World], None]:
+    def wait(world: World) -> None:
+        world.now += timedelta(seconds=seconds)
+
+    return wait
+
+
+def controller_types_again(world: World) -> None:
+    if world.gateway is not None and world.login is not None and world.login.phase is LoginPhase.FAILED:
+        world.type_login()
+
+
+MISHAPS: dict[str, Callable[[World], None]] = {
+    "crash": crash,
+    "vanish": vanish,
+    "socket closed": close_socket,
+    "link lost": lose_link,
+    "link restored": restore_link,
+    "api silent": set_to(api_answers=False),
+    "api answers": set_to(api_answers=True),
+    "wrong password": set_to(password_is_right=False),
+    "right password, new version": set_to(password_is_right=True, version="2"),
+    "container event": set_to(stale=True),
+    "runtime away": set_to(runtime_fault="The runtime is away."),
+    "runtime back": set_to(runtime_fault=None),
+    "operator stop": set_to(wanted=Wanted.STOP),
+    "wanted": set_to(wanted=Wanted.RUN),
+    "disabled": set_to(wanted=Wanted.DISABLED),
+    "followers unknown": set_to(wanted=Wanted.KEEP),
+    "invalid": set_to(wanted=Wanted.INVALID),
+    "operator takes a login": set_to(operator_login=True),
+    "controller types again": controller_types_again,
+    "a minute": pass_time(60),
+    "an hour": pass_time(3600),
+    "a day": pass_time(86_400),
+    **{f"log: {phase.value}": log_says(phase) for phase in LoginPhase if phase is not LoginPhase.LOGGED_IN},
+    **{f"fails: {failure.value}": fail_with(failure) for failure in Failure},
+}
+
+
+def test_a_wanted_gateway_becomes_ready_with_one_login() -> None:
+    """From nothing to READY: one container, one login, every proof."""
+    world = walk(World())
+
+    assert world.memory.state is State.READY
+    assert (world.containers, len(world.logins_typed), world.broken) == (1, 1, [])
+
+
+def test_a_wrong_password_is_typed_once_and_then_a_human_must_look() -> None:
+    """However long it is left alone, a rejected password is never typed again."""
+    world = World(password_is_right=False)
+
+    for _ in range(2000):
+        world.step()
+
+    assert world.memory.state is State.NEEDS_HUMAN
+    assert len(world.logins_typed) == 1
+    assert world.now - START > timedelta(hours=10)
+    assert world.broken == []
+
+
+def test_a_new_version_of_a_rejected_secret_is_tried_once_by_itself() -> None:
+    """A rejection ends by itself when the secret's version changes."""
+    world = World(password_is_right=False)
+    settled(world)
+    walk(world, 20)
+
+    world.password_is_right, world.version = True, "2"
+
+    assert settled_ready(world)
+    assert [version for _, version in world.logins_typed] == ["1", "2"]
+
+
+def settled_ready(world: World) -> bool:
+    for _ in range(100):
+        if world.step().state is State.READY:
+            return True
+    return False
+
+
+def test_the_first_loss_after_a_good_login_is_made_good_at_once() -> None:
+    """A crash after READY costs no pause; the second one within minutes waits 30 s."""
+    world = walk(World())
+    crash(world)
+    lost = world.now
+
+    assert settled_ready(world)
+    assert world.now - lost < timedelta(seconds=150)
+    crash(world)
+    lost = world.now
+    while world.containers < 3:
+        world.step()
+
+    assert world.now - lost >= timedelta(seconds=30)
+
+
+def test_failed_logins_wait_five_minutes_then_ten_and_then_a_human_must_look() -> None:
+    """Logins that fail without a stated wait are spaced, and the budget of three ends them."""
+    world = World()
+    starts = []
+    for _ in range(3000):
+        world.step()
+        if world.gateway is not None and world.login is not None and world.login.phase is LoginPhase.AUTHENTICATING:
+            starts.append(world.gateway.started_at)
+            crash(world)
+
+    assert len(starts) == 3
+    assert starts[1] - starts[0] >= timedelta(minutes=5)
+    assert starts[2] - starts[1] >= timedelta(minutes=10)
+    assert world.memory.state is State.NEEDS_HUMAN
+    assert world.record.needs_human is not None
+    assert world.broken == []
+
+
+def test_ibkrs_stated_wait_is_kept_even_when_an_operator_asks() -> None:
+    """Too many attempts: nobody logs in before the stated wait is over, an operator neither."""
+    world = World()
+    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
+        world.step()
+    world.phase(LoginPhase.THROTTLED, wait_seconds=1800.0)
+    throttled = world.now
+    world.operator_login = True
+
+    while world.containers < 2:
+        world.step()
+
+    assert world.now - throttled >= timedelta(seconds=1800)
+    assert world.broken == []
+
+
+def test_a_missed_phone_approval_waits_for_a_human() -> None:
+    """Another push without anybody there would only spend another login."""
+    world = World()
+    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
+        world.step()
+    world.phase(LoginPhase.SECOND_FACTOR_MISSED)
+
+    assert settled(world) is State.NEEDS_HUMAN
+    walk(world, 500)
+
+    assert len(world.logins_typed) == 1
+    assert world.record.needs_human is not None
+
+
+def test_a_pending_phone_approval_has_its_own_longer_limit() -> None:
+    """max_startup_time does not run while a phone is asked."""
+    world = World()
+    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
+        world.step()
+    world.phase(LoginPhase.AWAITING_2FA)
+    asked = world.now
+    while world.step().state is State.AWAITING_2FA:
+        pass
+
+    assert world.now - asked >= timedelta(seconds=world.limits.phone_approval_time)
+
+
+def test_a_controller_that_loops_is_removed_at_its_second_lap() -> None:
+    """A controller that cold-restarts by itself types no third login."""
+    world = World()
+    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
+        world.step()
+    world.phase(LoginPhase.FAILED, laps=1)
+    world.step()
+    assert world.gateway is not None
+    world.phase(LoginPhase.FAILED, laps=2)
+    while world.gateway is not None:
+        world.step()
+
+    assert world.memory.state in (State.BACKING_OFF, State.NEEDS_HUMAN)
+
+
+def test_login_failed_outside_a_reset_window_is_a_rejection_at_its_first_lap() -> None:
+    """`Login failed` is not waited for twice: the password may be wrong."""
+    world = World()
+    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
+        world.step()
+    world.phase(LoginPhase.FAILED, laps=1, login_failed=True)
+
+    assert settled(world) is State.NEEDS_HUMAN
+    assert world.record.rejected_version == "1"
+
+
+def test_login_failed_inside_a_reset_window_is_ibkrs_maintenance() -> None:
+    """In the nightly reset the same words say nothing about the password."""
+    world = World(now=START + timedelta(hours=15, minutes=30))  # 00:30 in New York
+    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
+        world.step()
+    world.phase(LoginPhase.FAILED, laps=2, login_failed=True)
+    for _ in range(10):
+        world.step()
+
+    assert world.record.rejected_version is None
+    assert world.memory.state is State.BACKING_OFF
+
+
+def test_a_rejection_in_a_session_that_was_logged_in_gets_one_new_container() -> None:
+    """The known false rejection after a re-login: one full login more, then a human."""
+    world = walk(World())
+    world.phase(LoginPhase.REJECTED, completed=False)
+    close_socket(world)
+    assert settled_ready_with(world, containers=2)
+
+    world.phase(LoginPhase.REJECTED, completed=False)
+    close_socket(world)
+
+    assert settled(world, 400) is State.NEEDS_HUMAN
+    assert world.containers == 2
+
+
+def settled_ready_with(world: World, *, containers: int) -> bool:
+    for _ in range(400):
+        if world.step().state is State.READY and world.containers == containers:
+            return True
+    return False
+
+
+def test_a_scheduled_restart_spends_no_login() -> None:
+    """The nightly restart is waited for, and the client is connected anew."""
+    world = walk(World())
+    world.phase(LoginPhase.RESTARTING, completed=False)
+    close_socket(world)
+    assert world.step().state is State.RESTARTING
+
+    world.phase(LoginPhase.LOGGED_IN, completed=True)
+
+    assert settled_ready(world)
+    assert (world.containers, len(world.logins_typed)) == (1, 1)
+
+
+def test_a_gateway_whose_api_stays_shut_is_replaced_after_six_tries() -> None:
+    """The cheapest cure first: six connects, then a new container, which costs a permit."""
+    world = walk(World())
+    close_socket(world)
+    world.api_answers = False
+    tries = 0
+    for _ in range(100):
+        decision = world.step()
+        tries += decision.action is not None and decision.action.kind is ActionKind.CONNECT
+        if decision.action is not None and decision.action.kind is ActionKind.REMOVE:
+            break
+
+    assert tries == 6
+
+
+def test_nothing_is_started_or_removed_while_the_followers_are_unknown() -> None:
+    """With the follower store away, what runs stays connected and nobody logs in."""
+    world = walk(World())
+    world.wanted = Wanted.KEEP
+    crash(world)
+    for _ in range(50):
+        decision = world.step()
+        assert decision.action is None or decision.action.kind not in (ActionKind.REMOVE, ActionKind.LAUNCH)
+
+
+@pytest.mark.parametrize("wanted", [Wanted.STOP, Wanted.DISABLED, Wanted.INVALID, Wanted.SHUTDOWN])
+def test_what_is_not_wanted_is_removed_in_every_state(wanted: Wanted) -> None:
+    """Stopping works while launching, logging in, ready and lost."""
+    for steps in range(25):
+        world = World()
+        for _ in range(steps):
+            world.step()
+        world.wanted = wanted
+        for _ in range(10):
+            world.step()
+
+        assert world.gateway is None, steps
+        assert world.permit is None, steps
+        assert world.attempt is None, steps
+        assert world.memory.state.status in (GatewayStatus.STOPPED, GatewayStatus.FAILED), steps
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.sampled_from(sorted(MISHAPS)), st.integers(0, 6)), max_size=40))
+def test_no_history_of_mishaps_breaks_a_rule(history: list[tuple[str, int]]) -> None:
+    """READY only with proof, LAUNCH only with a permit and within every login rule, always a reason and a next action."""
+    world = World()
+    for mishap, steps in history:
+        MISHAPS[mishap](world)
+        for _ in range(steps):
+            world.step()
+
+    assert world.broken == []
+    per_day = [
+        sum(when <= other < when + timedelta(days=1) for other, _ in world.logins_typed)
+        for when, _ in world.logins_typed
+    ]
+    assert max(per_day, default=0) <= 3 + len(history)  # each success or operator's own login may add one, never a loop
+
+
+@settings(max_examples=80)
+@given(st.lists(st.tuples(st.sampled_from(sorted(MISHAPS)), st.integers(0, 4)), max_size=25))
+def test_once_the_mishaps_end_it_ends_ready_or_names_what_a_human_must_do(history: list[tuple[str, int]]) -> None:
+    """Nothing is stuck for ever: with everything well again, the end is READY, or a state with a next action."""
+    world = World()
+    for mishap, steps in history:
+        MISHAPS[mishap](world)
+        for _ in range(steps):
+            world.step()
+    world.fail_next, world.api_answers, world.runtime_fault, world.stale = None, True, None, False
+    world.wanted, world.password_is_right = Wanted.RUN, True
+    restore_link(world)
+
+    state = settled(world, 3000)
+
+    assert state in (State.READY, State.NEEDS_HUMAN)
+    assert state is State.READY or (world.decision is not None and world.decision.next_action)
