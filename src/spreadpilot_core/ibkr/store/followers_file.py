@@ -195,14 +195,14 @@ def _editing(path: Path) -> Iterator[tuple[tomlkit.TOMLDocument, AoT]]:
             document = tomlkit.parse(content.decode())
             tables = document.setdefault(TABLE, tomlkit.aot())
             yield document, tables
-            _replace(path, tomlkit.dumps(document).encode())
+            replace_content(path, tomlkit.dumps(document).encode())
     except Timeout as error:
         raise StoreUnavailableError(f"Another command holds {path} for more than {LOCK_WAIT:g} s.") from error
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_content(path: Path, content: bytes) -> None:
     """Put `content` in the file's place in one step, durable when this returns; mode 0600."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,0 +1,140 @@
+"""What every follower store must do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spreadpilot_core.ibkr.protocols import FollowerStore, TradingMode
+from support.stores import ADAPTERS, FollowersUnderTest, followers_under_test
+
+WITHIN = 30.0
+
+pytestmark = pytest.mark.parametrize("store_adapter", ADAPTERS)
+
+
+@pytest.fixture
+async def under_test(store_adapter: str, tmp_path: Path, request: pytest.FixtureRequest) -> FollowersUnderTest:
+    return followers_under_test(store_adapter, tmp_path, request)
+
+
+@pytest.fixture
+async def store(under_test: FollowersUnderTest) -> AsyncIterator[FollowerStore]:
+    store = under_test.store()
+    await store.open()
+    yield store
+    await store.close()
+
+
+def a_document(follower_id: str = "anna", **fields: Any) -> dict[str, Any]:
+    return {"id": follower_id, "vault_secret_ref": f"ibkr/{follower_id}", "enabled": True, **fields}
+
+
+async def test_empty_store_has_nobody(store: FollowerStore) -> None:
+    """A store without any record is no error: nobody should have a gateway."""
+    roster = await store.load()
+    assert (dict(roster.usable), dict(roster.faulty)) == ({}, {})
+
+
+async def test_records_are_read_with_every_field(under_test: FollowersUnderTest, store: FollowerStore) -> None:
+    """Each documented field arrives, other fields are left alone."""
+    await under_test.put(
+        [
+            a_document(
+                trading_mode="live",
+                account="U1234567",
+                phone_owner="Anna",
+                region="europe",
+                gateway={"java_heap_mib": 1024, "vnc": True},
+                commission_pct=20.5,
+                email="anna@example.org",
+            ),
+            {"id": "bert", "ibkr_secret_ref": "old/bert", "enabled": True, "state": "DISABLED"},
+            {"id": "cleo", "vault_secret_ref": "ibkr/cleo"},
+        ]
+    )
+    usable = (await store.load()).usable
+    anna, bert, cleo = usable.values()
+    assert (anna.is_wanted, anna.trading_mode, anna.account) == (True, TradingMode.LIVE, "U1234567")
+    assert (anna.phone_owner, anna.region) == ("Anna", "europe")
+    assert (anna.gateway.java_heap_mib, anna.gateway.vnc, anna.gateway.image) == (1024, True, None)
+    assert (bert.is_wanted, bert.vault_secret_ref) == (False, "old/bert")
+    assert (cleo.is_wanted, cleo.trading_mode) == (False, TradingMode.PAPER)
+
+
+async def test_broken_record_disturbs_nobody(under_test: FollowersUnderTest, store: FollowerStore) -> None:
+    """A record that can't be used is named with its fault, beside the usable ones."""
+    await under_test.put([a_document(), a_document("bert", trading_mode="LIVE"), a_document("cleo")])
+    roster = await store.load()
+    assert list(roster.usable) == ["anna", "cleo"]
+    assert roster.faulty["bert"].fault == 'trading_mode is \'LIVE\', but it must be "paper" or "live".'
+
+
+async def test_change_gives_a_hint(under_test: FollowersUnderTest, store: FollowerStore) -> None:
+    """Whoever loads at every hint ends with the newest records, whatever changed and however often."""
+    async with aclosing(store.hints()) as hints:
+        for documents in ([a_document()], [a_document(), a_document("bert")], [a_document("bert", enabled=False)], []):
+            await under_test.put(documents)
+            wanted = [document["id"] for document in documents]
+            async with asyncio.timeout(WITHIN):
+                while list((await store.load()).usable) != wanted:
+                    await anext(hints)
+
+
+async def test_hints_come_to_each_listener(under_test: FollowersUnderTest, store: FollowerStore) -> None:
+    """Two listeners are both told."""
+
+    async def first_with_anna() -> bool:
+        async for _ in store.hints():
+            if "anna" in (await store.load()).usable:
+                return True
+        return False
+
+    listeners = [asyncio.create_task(first_with_anna()) for _ in range(2)]
+    await asyncio.sleep(0.1)
+    await under_test.put([a_document()])
+    async with asyncio.timeout(WITHIN):
+        assert await asyncio.gather(*listeners) == [True, True]
+
+
+async def test_close_ends_the_hints(store: FollowerStore) -> None:
+    """A listener that waits for a hint ends when the store is closed."""
+
+    async def listen() -> int:
+        return len([None async for _ in store.hints()])
+
+    listener = asyncio.create_task(listen())
+    await asyncio.sleep(0.1)
+    await store.close()
+    async with asyncio.timeout(WITHIN):
+        assert await listener >= 0
+
+
+async def test_open_and_close_may_be_repeated(under_test: FollowersUnderTest) -> None:
+    """Closing what was never opened, closing twice and opening again after it all work."""
+    await under_test.put([a_document()])
+    store = under_test.store()
+    await store.close()
+    for _ in range(2):
+        await store.open()
+        await store.open()
+        assert list((await store.load()).usable) == ["anna"]
+        await store.close()
+        await store.close()
+
+
+async def test_cancelled_reader_leaves_the_store_usable(under_test: FollowersUnderTest, store: FollowerStore) -> None:
+    """A load cancelled at any await, many times, harms no later one."""
+    await under_test.put([a_document()])
+    for steps in range(40):
+        task = asyncio.create_task(store.load())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert list((await store.load()).usable) == ["anna"]
