@@ -1,0 +1,290 @@
+"""From an endpoint to a live client: the raw probe, then one try with the client library, all or nothing.
+
+One `Connector` serves the whole process and lets only a few clients connect at a time, since a connecting client keeps
+the event loop busy. It tries once and says exactly what went wrong, by IBKR's codes and not by the libraries' guesses;
+whether and when to try again is decided elsewhere. It works with any `IB` class of ib_async or ib_insync that
+`ib_factory` makes, and imports neither.
+
+The libraries log every failed try at ERROR, with advice that is often wrong here. While it connects, a client's own
+loggers are turned down to DEBUG, for this client alone: logging itself is the user's to configure, and the error says more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Literal
+
+from spreadpilot_core.ibkr import handshake
+from spreadpilot_core.ibkr.errors import UnavailableError
+from spreadpilot_core.ibkr.handshake import ProbeError, ProbeTrouble
+from spreadpilot_core.ibkr.live_connection import (
+    CLOSING,
+    MOST_CODES,
+    ApiCode,
+    Connection,
+    HeartbeatError,
+    let_go,
+    remember_code,
+)
+
+__all__ = ["ApiCode", "ConnectError", "Connection", "Connector", "HeartbeatError", "ProbeError"]
+
+LONGEST_TURN = 1.0
+"""Seconds: a gateway that keeps a client waiting for longer keeps no other client waiting."""
+STAGES = 3
+"""The libraries' timeout counts anew for each stage: ready, synchronised, executions."""
+
+ConnectTrouble = (
+    ProbeTrouble | Literal["client_id_in_use", "disclaimer", "mute", "unsynchronised", "wrong_account", "failed"]
+)
+_REFUSALS: dict[int, ConnectTrouble] = {326: "client_id_in_use", 10141: "disclaimer"}
+"""Codes after which a gateway closes: nobody need wait for that."""
+
+
+class ConnectError(UnavailableError):
+    """One try to connect failed.
+
+    `kind` says in which way, `codes` what the gateway sent meanwhile, oldest first.
+    """
+
+    def __init__(self, sentence: str, codes: tuple[int, ...], kind: ConnectTrouble) -> None:
+        self.codes = codes
+        self.kind: ConnectTrouble = kind
+        super().__init__(sentence)
+
+
+class Connector:
+    """Makes connections; one per process."""
+
+    def __init__(self, *, ib_factory: Callable[[], Any], parallel: int = 8) -> None:
+        """Make a connector.
+
+        Args:
+            ib_factory: makes a new, unconnected client, such as `ib_async.IB`.
+            parallel: clients that connect at a time.
+        """
+        self._ib_factory = ib_factory
+        self._turns = asyncio.Semaphore(parallel)
+
+    async def probe(self, host: str, port: int, *, timeout: float) -> int:  # noqa: ASYNC109  # as `handshake.probe`
+        """Shake hands raw; see `handshake.probe`."""
+        return await handshake.probe(host, port, timeout=timeout)
+
+    async def connect(
+        self,
+        host: str,
+        port: int,
+        client_id: int,
+        *,
+        account: str | None,
+        read_only: bool,
+        timeout: float,  # noqa: ASYNC109  # the error names the figure
+        on_change: Callable[[], None],
+    ) -> Connection:
+        """Try once: raw probe, then a client that is ready, synchronised and manages the right account.
+
+        Args:
+            host: address of the gateway's API.
+            port: its port.
+            client_id: the client id to use.
+            account: must be among the managed accounts; None accepts any.
+            read_only: the gateway's API is read-only, so orders are not asked for.
+            timeout: seconds for the probe, and again for the client; the wait for its turn is not counted.
+            on_change: called when the connection closes, or loses or regains IBKR.
+
+        Returns:
+            The open connection.
+
+        Raises:
+            ConnectError: it failed; nothing is left of the try.
+        """
+        try:
+            await self.probe(host, port, timeout=timeout)
+        except ProbeError as error:
+            raise ConnectError(str(error), (), error.trouble) from error
+        attempt = _Attempt(self._make_ib(), f"{host}:{port}", account)
+        arguments = {"clientId": client_id, "readonly": read_only, "account": account or ""}
+        async with self._turn():
+            return await attempt.connect(host, port, arguments, timeout=timeout, on_change=on_change)
+
+    def _make_ib(self) -> Any:
+        try:
+            return self._ib_factory()
+        except Exception as error:
+            raise ConnectError(f"ib_factory made no client: {error!r}.", (), "failed") from error
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        await self._turns.acquire()
+        turn = _Turn(self._turns)
+        try:
+            yield
+        finally:
+            turn.end()
+
+
+class _Turn:
+    """One of the few places to connect; given back once, at the end or when it has taken too long."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns: asyncio.Semaphore | None = turns
+        self._timer = asyncio.get_running_loop().call_later(LONGEST_TURN, self.end)
+
+    def end(self) -> None:
+        """Give the place back."""
+        self._timer.cancel()
+        if self._turns is not None:
+            self._turns.release()
+            self._turns = None
+
+
+class _Attempt:
+    """One client on its way. It listens while the library connects, and stops it when nothing good can come any more."""
+
+    def __init__(self, ib: Any, endpoint: str, account: str | None) -> None:
+        self._ib = ib
+        self._endpoint = endpoint
+        self._account = account
+        self._codes: deque[ApiCode] = deque(maxlen=MOST_CODES)
+        self._scope: asyncio.Timeout | None = None
+        self._accounts: list[str] = []
+        """The managed accounts, from when the client is ready."""
+        self._is_closed = False
+
+    async def connect(
+        self,
+        host: str,
+        port: int,
+        arguments: dict[str, Any],
+        *,
+        timeout: float,  # noqa: ASYNC109  # the error names the figure
+        on_change: Callable[[], None],
+    ) -> Connection:
+        """Connect, or leave nothing behind."""
+        try:
+            with _turned_down(self._ib), self._listening():
+                await self._run(self._ib.connectAsync(host, port, timeout=timeout / STAGES, **arguments), timeout)
+            self._believe_library()
+        except Exception as error:
+            let_go(self._ib)
+            raise self._failure(error, timeout) from error
+        except BaseException:
+            let_go(self._ib)
+            raise
+        return Connection(
+            self._ib,
+            accounts=self._accounts,
+            server_version=self._ib.client.serverVersion(),
+            codes=self._codes,
+            on_change=on_change,
+        )
+
+    async def _run(self, connecting: Any, timeout: float) -> None:  # noqa: ASYNC109  # one of two ways to be stopped
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled_before = task.cancelling()
+        async with asyncio.timeout(timeout) as self._scope:
+            await connecting
+        if task.cancelling() > cancelled_before:  # `wait_for` swallows a cancellation when its work is just done
+            raise asyncio.CancelledError
+
+    def _believe_library(self) -> None:
+        """It says that it is connected: true unless we know better."""
+        if self._is_closed or self._misses_account or not self._ib.isConnected():
+            raise ConnectionError("not connected after all")
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        client = self._ib.client
+        heard = (
+            (self._ib.errorEvent, self._on_code),
+            (client.apiStart, self._on_ready),
+            (client.conn.disconnected, self._on_closed),
+        )
+        for event, handler in heard:
+            event.connect(handler)
+        try:
+            yield
+        finally:
+            self._scope = None
+            for event, handler in heard:
+                event.disconnect(handler)
+
+    def _on_code(self, request_id: int, code: int, text: str, *_contract: Any) -> None:
+        if remember_code(self._codes, request_id, code, text) and code in _REFUSALS:
+            self._stop()
+
+    def _on_ready(self) -> None:
+        self._accounts = list(self._ib.client.getAccounts())
+        if self._misses_account:
+            self._stop()
+
+    def _on_closed(self, _message: str = "") -> None:
+        self._is_closed = True
+        self._stop()
+
+    def _stop(self) -> None:
+        """End the library's waiting now."""
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    @property
+    def _misses_account(self) -> bool:
+        return self._account is not None and self._account not in self._accounts
+
+    def _failure(self, error: Exception, timeout: float) -> ConnectError:
+        """Why it failed: what the gateway said goes before what the library made of it."""
+        codes = tuple(seen.code for seen in self._codes)
+        refusal = next((code for code in codes if code in _REFUSALS), None)
+        if refusal is not None:
+            sentence = f"The gateway on {self._endpoint} refused the client: {CLOSING[refusal]} (code {refusal})."
+            return ConnectError(sentence, codes, _REFUSALS[refusal])
+        if self._accounts and self._misses_account:
+            return ConnectError(self._other_accounts(), codes, "wrong_account")
+        kind, sentence = self._silence(error, timeout)
+        heard = f" It sent {', '.join(map(str, codes))}." if codes else ""
+        return ConnectError(f"The gateway on {self._endpoint} {sentence}.{heard}", codes, kind)
+
+    def _silence(self, error: Exception, timeout: float) -> tuple[ConnectTrouble, str]:
+        if self._is_closed:
+            return "closed", "closed the connection while the client connected"
+        if not isinstance(error, TimeoutError):
+            return "failed", f"and the client did not come together: {error!r}"
+        if self._accounts:
+            return "unsynchronised", f"did not send its state within {timeout:g} s"
+        return "mute", "answers the handshake and then nothing: its login may be lost"
+
+    def _other_accounts(self) -> str:
+        managed = " and ".join(masked(account) for account in self._accounts)
+        return f"This login manages {managed}, and the record asks for {masked(self._account or '')}."
+
+
+def masked(account: str) -> str:
+    """An account's name as it may be shown in a sentence: "DU***567"."""
+    kind = account.rstrip("0123456789")
+    return f"{kind}***{account[-3:]}"
+
+
+class _TurnedDown(logging.LoggerAdapter[logging.Logger]):
+    """Passes everything on at DEBUG."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        super().log(min(level, logging.DEBUG), msg, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _turned_down(ib: Any) -> Iterator[None]:
+    """The loggers of this one client at DEBUG; the libraries offer no other way that touches this client alone."""
+    parts = [vars(part) for part in (ib, ib.client, ib.wrapper)]
+    loud = [(part, part["_logger"]) for part in parts if isinstance(part.get("_logger"), logging.Logger)]
+    for part, logger in loud:
+        part["_logger"] = _TurnedDown(logger)
+    try:
+        yield
+    finally:
+        for part, logger in loud:
+            part["_logger"] = logger

@@ -1,0 +1,229 @@
+"""One connected client: what it says about its gateway, and how it is asked whether it still lives.
+
+Made by `connections.Connector`, held by a supervisor. It works with the client of ib_async and ib_insync alike and
+imports neither. It knows what API codes mean for the connection and nothing of what is done about them: whoever made it
+is told that something changed and looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from spreadpilot_core.ibkr.errors import UnavailableError
+
+REPEAT_AFTER = 1.5
+"""Seconds: a gateway ignores a second request for the time within a second, whoever sent the first."""
+ANSWER_FOR_USER_AFTER = 1.1
+MOST_CODES = 50
+LONGEST_TEXT = 200
+
+LINK_LOST = frozenset({1100, 2110})
+LINK_BACK = frozenset({1101, 1102})
+DATA_LOST = 1101
+CLOSING = {
+    326: "its client id is in use",
+    1300: "its API port changed",
+    10141: "the paper trading disclaimer was not accepted",
+}
+"""Codes a gateway sends before it closes."""
+_SYSTEM = frozenset({-1, 2147483647})
+"""Request ids of notices that belong to no request."""
+
+
+class HeartbeatError(UnavailableError):
+    """The gateway did not answer a heartbeat, or its connection is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiCode:
+    """One notice of the gateway."""
+
+    at: datetime
+    code: int
+    text: str
+
+
+def remember_code(codes: deque[ApiCode], request_id: int, code: int, text: str) -> bool:
+    """Keep a notice that belongs to no request; False for the others, which are the user's business."""
+    if request_id not in _SYSTEM and code not in CLOSING:
+        return False
+    codes.append(ApiCode(datetime.now(UTC), code, str(text)[:LONGEST_TEXT]))
+    return True
+
+
+def let_go(ib: Any) -> None:
+    """Disconnect a client, whatever state it is in: no socket is left, and whoever waits for an answer is told.
+
+    A library's own `disconnect` leaves pending requests waiting for ever, and a socket whose peer reads no more open.
+    """
+    transport = ib.client.conn.transport
+    for future in list(getattr(ib.wrapper, "_futures", {}).values()):
+        if not future.done():
+            future.set_exception(ConnectionError("The gateway manager let this client go."))
+            future.exception()  # nobody may be waiting
+    with contextlib.suppress(Exception):  # a user's subclass, and states in which the libraries raise
+        ib.disconnect()
+    with contextlib.suppress(Exception):
+        ib.client.disconnect()
+    if transport is not None and transport.get_write_buffer_size():
+        transport.abort()
+
+
+class Connection:
+    """A connected, synchronised client of one gateway."""
+
+    def __init__(
+        self,
+        ib: Any,
+        *,
+        accounts: Iterable[str],
+        server_version: int,
+        codes: Iterable[ApiCode] = (),
+        on_change: Callable[[], None],
+    ) -> None:
+        self.ib = ib
+        self.accounts = tuple(accounts)
+        self.server_version = server_version
+        self.closed_reason: str | None = None
+        """A sentence, once it is closed."""
+        self.link_lost_since: datetime | None = None
+        """Since when the gateway itself has lost IBKR (1100, 2110)."""
+        self.data_lost = 0
+        """How often the link came back with its subscriptions lost (1101)."""
+        self.codes: deque[ApiCode] = deque(codes, maxlen=MOST_CODES)
+        self.last_heartbeat: datetime | None = None
+        self.round_trip: float | None = None
+        """Seconds of the last heartbeat."""
+        self._on_change = on_change
+        self._waiting: set[asyncio.Future[float]] = set()
+        self._answer_for_user: asyncio.TimerHandle | None = None
+        ib.errorEvent.connect(self._on_code)
+        ib.disconnectedEvent.connect(self._on_disconnected)
+        ib.client.conn.disconnected.connect(self._on_socket_closed)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the socket is open and the client ready; true also while the gateway has lost IBKR."""
+        return self.closed_reason is None and bool(self.ib.isConnected())
+
+    async def heartbeat(self, *, timeout: float) -> float:  # noqa: ASYNC109  # the error names the figure
+        """Ask for the time; any message that arrives afterwards is the answer.
+
+        Raw, not by `reqCurrentTimeAsync`: the libraries keep one future for it, and a user's call at the same time would
+        orphan ours and theirs.
+
+        Args:
+            timeout: seconds to wait.
+
+        Returns:
+            Seconds from the request to the answer.
+
+        Raises:
+            HeartbeatError: no answer in time, or the connection is closed.
+        """
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Future[float] = loop.create_future()
+
+        def on_data(_data: bytes) -> None:
+            if not arrived.done():
+                arrived.set_result(loop.time())
+
+        data_event = self.ib.client.conn.hasData
+        data_event.connect(on_data)
+        self._waiting.add(arrived)
+        try:
+            sent = await self._ask_until(arrived, loop.time() + timeout)
+            if not arrived.done():
+                raise HeartbeatError(f"The gateway did not answer a heartbeat within {timeout:g} s.")
+            round_trip = arrived.result() - sent
+        finally:
+            self._waiting.discard(arrived)
+            data_event.disconnect(on_data)
+        self.last_heartbeat = datetime.now(UTC)
+        self.round_trip = round_trip
+        self._look_after_user(loop, sent)
+        return round_trip
+
+    async def _ask_until(self, arrived: asyncio.Future[float], deadline: float) -> float:
+        """Ask, and again while unanswered; gives the time of the last request."""
+        loop = asyncio.get_running_loop()
+        while True:
+            sent = loop.time()
+            self._request_time()
+            await asyncio.wait([arrived], timeout=min(REPEAT_AFTER, deadline - sent))
+            if arrived.done() or loop.time() >= deadline:
+                return sent
+
+    def _request_time(self) -> None:
+        if not self.is_open:
+            raise HeartbeatError(self.closed_reason or "The connection is closed.")
+        try:
+            self.ib.client.reqCurrentTime()
+        except ConnectionError as error:
+            raise HeartbeatError(f"The connection is closed: {error}.") from error
+
+    def _look_after_user(self, loop: asyncio.AbstractEventLoop, sent: float) -> None:
+        """A user's request for the time that came within a second of ours was ignored: ask once more for them."""
+        if self._answer_for_user is not None:
+            self._answer_for_user.cancel()
+        self._answer_for_user = loop.call_at(sent + ANSWER_FOR_USER_AFTER, self._ask_for_user)
+
+    def _ask_for_user(self) -> None:
+        self._answer_for_user = None
+        pending = getattr(self.ib.wrapper, "_futures", {}).get("currentTime")
+        if pending is not None and not pending.done():
+            with contextlib.suppress(HeartbeatError):
+                self._request_time()
+
+    def disconnect(self) -> None:
+        """Close it and take our handlers away; may be called again, and from any callback."""
+        self._end("It was let go.")
+        let_go(self.ib)
+
+    # --- what the gateway tells
+
+    def _on_code(self, request_id: int, code: int, text: str, *_contract: Any) -> None:
+        if not remember_code(self.codes, request_id, code, text):
+            return
+        if code in LINK_LOST:
+            self.link_lost_since = self.link_lost_since or datetime.now(UTC)
+        elif code in LINK_BACK:
+            self.link_lost_since = None
+            self.data_lost += code == DATA_LOST
+        elif code not in CLOSING:
+            return
+        self._on_change()
+
+    def _on_socket_closed(self, message: str = "") -> None:
+        recent = datetime.now(UTC) - timedelta(seconds=5)
+        why = next((CLOSING[seen.code] for seen in self.codes if seen.code in CLOSING and seen.at > recent), message)
+        self._closed(f"The gateway closed the connection: {why}." if why else "The gateway closed the connection.")
+
+    def _on_disconnected(self) -> None:
+        self._closed("The client was disconnected by the program that uses it.")
+
+    def _closed(self, reason: str) -> None:
+        if self.closed_reason is None:
+            self._end(reason)
+            self._on_change()
+
+    def _end(self, reason: str) -> None:
+        """From here on nothing of ours is attached to the client."""
+        if self.closed_reason is not None:
+            return
+        self.closed_reason = reason
+        self.ib.errorEvent.disconnect(self._on_code)
+        self.ib.disconnectedEvent.disconnect(self._on_disconnected)
+        self.ib.client.conn.disconnected.disconnect(self._on_socket_closed)
+        if self._answer_for_user is not None:
+            self._answer_for_user.cancel()
+            self._answer_for_user = None
+        for waiting in list(self._waiting):
+            if not waiting.done():
+                waiting.set_exception(HeartbeatError(reason))
