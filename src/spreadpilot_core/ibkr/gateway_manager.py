@@ -101,7 +101,7 @@ class GatewayManager:
         async with self._changing:
             if self._fleet is not None:
                 return
-            opened = open_house(self.settings, self._ib_factory, self._bus)
+            opened = await asyncio.to_thread(open_house, self.settings, self._ib_factory, self._bus)
             fleet = Fleet(opened.house, opened.followers, self.settings)
             opened.watched.watch(fleet.view)
             self._opened, self._fleet, self._ready = opened, fleet, fleet.ready

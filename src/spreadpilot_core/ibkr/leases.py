@@ -114,7 +114,7 @@ class ClientIdLeases:
         free = [each for each in range(self._first, self._last + 1) if each not in self._holder and each not in avoided]
         if not free:
             raise ClientIdsExhaustedError(self._first, self._last, dict(sorted(self._holder.items())))
-        return int(self._rng.choice(free))
+        return self._rng.choice(free)
 
     def release(self, follower_id: FollowerId) -> None:
         """The follower is gone."""

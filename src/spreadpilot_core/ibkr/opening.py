@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class Opened:
             await self.house.ledger.close()
             await self.house.runtime.close()
         finally:
-            self._held.close()
+            await asyncio.to_thread(self._held.close)
 
 
 def open_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: EventBus) -> Opened:

@@ -26,7 +26,7 @@ def own(directory: Path) -> Iterator[None]:
 
     """
     make_private(directory)
-    lock = FileLock(directory / LOCK, timeout=0)
+    lock = FileLock(directory / LOCK, timeout=0, thread_local=False)  # let go of on another thread
     holder = directory / HOLDER
     try:
         lock.acquire()

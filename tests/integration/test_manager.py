@@ -1,0 +1,344 @@
+"""The manager on its embedded adapters: a real host process, real sockets, a real courier, ib_async clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from ib_async import IB
+
+from spreadpilot_core.ibkr.gateway_manager import (
+    AlreadyRunningError,
+    GatewayManager,
+    GatewayStatus,
+    LaunchError,
+    LoginRefusedError,
+    NotStartedError,
+    PortsExhaustedError,
+    SettingsError,
+    State,
+    UnknownFollowerError,
+)
+from spreadpilot_core.ibkr.protocols import FollowerId
+from support.home import Home, eventually, seen
+
+
+@pytest.fixture
+async def home() -> AsyncIterator[Home]:
+    place = Home()
+    yield place
+    await place.end()
+
+
+@contextlib.asynccontextmanager
+async def running(home: Home, **settings: object) -> AsyncIterator[GatewayManager]:
+    manager = home.manager(**settings)
+    await manager.start()
+    try:
+        yield manager
+    finally:
+        await manager.stop()
+
+
+async def ready(manager: GatewayManager, *follower_ids: str) -> None:
+    await eventually(
+        lambda: all(manager.is_healthy(each) for each in follower_ids),
+        lambda: [(each.follower_id, each.state, each.reason) for each in manager.list_gateways()],
+    )
+
+
+async def test_the_documented_program_runs_as_written(home: Home) -> None:
+    """Start, get a client, launch, stop, reconnect, stop: each call keeps the promise of the documentation."""
+    await home.add("follower_123", "follower_456")
+    gateway_manager = home.manager()
+    await gateway_manager.start()
+
+    ib_client = await gateway_manager.get_client("follower_123")
+    assert isinstance(ib_client, IB)
+    assert ib_client.isConnected()
+    assert ib_client.managedAccounts()
+    assert gateway_manager.is_healthy("follower_123") is True
+    await gateway_manager.launch_gateway("follower_456")
+    assert await gateway_manager.get_client("follower_456") is not None
+    await gateway_manager.stop_gateway("follower_123")
+    assert gateway_manager.is_healthy("follower_123") is False
+    assert await gateway_manager.get_client("follower_123") is None
+    assert await gateway_manager.reconnect("follower_456") is True
+    await gateway_manager.stop()
+
+    runtime = home.runtime()
+    await runtime.open()
+    assert list(await runtime.find()) == []
+    await runtime.close()
+
+
+async def test_callers_at_the_same_time_share_one_client(home: Home) -> None:
+    """Fifty calls while the gateway is still logging in get the very same object."""
+    await home.add("anna")
+    async with running(home) as manager:
+        clients = await asyncio.gather(*(manager.get_client("anna") for _ in range(50)))
+
+        assert clients[0] is not None
+        assert all(client is clients[0] for client in clients)
+
+
+async def test_get_client_with_a_timeout_of_zero_never_waits(home: Home) -> None:
+    """0 gives what is there now: None before, the client afterwards."""
+    await home.add("anna")
+    async with running(home) as manager:
+        assert await manager.get_client("anna", timeout=0) is None
+        await ready(manager, "anna")
+        assert await manager.get_client("anna", timeout=0) is not None
+
+
+async def test_unknown_disabled_and_stopped_followers_have_their_answers(home: Home) -> None:
+    """Unknown is an error naming it; disabled and stopped give None at once, and launching the disabled says why not."""
+    await home.add("off", enabled=False)
+    await home.add("on")
+    async with running(home) as manager:
+        with pytest.raises(UnknownFollowerError, match="nobody"):
+            await manager.get_client("nobody")
+        assert await manager.get_client("off") is None
+        with pytest.raises(LaunchError, match="not enabled"):
+            await manager.launch_gateway("off")
+        assert manager.get_gateway_status("off") is GatewayStatus.STOPPED
+
+
+async def test_calls_before_start_and_after_stop_name_the_cure(home: Home) -> None:
+    """Every call says that the manager is not running, and what to do."""
+    manager = home.manager()
+    with pytest.raises(NotStartedError, match="Await start"):
+        await manager.get_client("anna")
+    await manager.start()
+    await manager.start()
+    await manager.stop()
+    await manager.stop()
+    with pytest.raises(NotStartedError, match="was stopped"):
+        manager.list_gateways()
+
+
+async def test_one_manager_per_state_directory(home: Home) -> None:
+    """A second manager refuses, naming the first."""
+    async with running(home):
+        with pytest.raises(AlreadyRunningError, match="process"):
+            await home.manager().start()
+
+
+def test_a_wrong_setting_names_itself_and_what_is_allowed() -> None:
+    """The start stops with one sentence before anything is touched."""
+    with pytest.raises(SettingsError, match="login_budget is 0"):
+        GatewayManager(login_budget=0)
+    with pytest.raises(SettingsError, match="no such setting"):
+        GatewayManager(gateway_imagee="x")
+
+
+async def test_a_stopped_gateway_stays_stopped_over_a_restart_of_the_manager(home: Home) -> None:
+    """Only `launch` starts it again."""
+    await home.add("anna", "ben")
+    async with running(home) as manager:
+        await ready(manager, "anna", "ben")
+        await manager.stop_gateway("anna")
+    async with running(home) as manager:
+        await ready(manager, "ben")
+        assert seen(manager, "anna").state is State.STOPPED
+        await manager.launch_gateway("anna")
+        await ready(manager, "anna")
+
+
+async def test_a_wrong_password_is_typed_once_and_a_new_one_is_tried_by_itself(home: Home) -> None:
+    """FAILED with the reason and the cure; storing another password is enough."""
+    await home.add("anna")
+    runtime = home.runtime()
+    await runtime.open()
+    await runtime.script(FollowerId("anna"), [{"wrong_password": True, "forever": False}])
+    async with running(home) as manager:
+        await eventually(lambda: seen(manager, "anna").state is State.NEEDS_HUMAN, lambda: seen(manager, "anna"))
+        snapshot = seen(manager, "anna")
+        assert snapshot.reason is not None
+        assert "did not accept" in snapshot.reason
+        assert "--retry-login" in (snapshot.next_action or "")
+        with pytest.raises(LoginRefusedError, match="did not accept"):
+            await manager.launch_gateway("anna")
+        await asyncio.sleep(1.5)
+        assert await starts(home) == 1
+
+        await home.set_password("anna", "another-password")
+
+        await ready(manager, "anna")
+        assert await starts(home) == 2
+    await runtime.close()
+
+
+async def starts(home: Home) -> int:
+    text = await asyncio.to_thread((home.directory / "operations.jsonl").read_text)
+    return sum('"start"' in line for line in text.splitlines())
+
+
+async def test_a_killed_gateway_is_replaced_and_the_old_client_is_named_stale(home: Home) -> None:
+    """The loss is told, the new client is another object, and the event holds the old one."""
+    await home.add("anna")
+    runtime = home.runtime()
+    await runtime.open()
+    async with running(home) as manager:
+        old = await manager.get_client("anna")
+        stale: list[object] = []
+
+        async def listen() -> None:
+            async for event in manager.events():
+                if event.name == "ClientStale":
+                    stale.append(event.client)  # type: ignore[attr-defined]
+
+        listening = asyncio.create_task(listen())
+        await asyncio.sleep(0)
+        await runtime.kill(FollowerId("anna"))
+        await eventually(lambda: not manager.is_healthy("anna"))
+        await ready(manager, "anna")
+        new = await manager.get_client("anna")
+
+        assert new is not None
+        assert new is not old
+        assert stale[0] is old
+        assert old is not None
+        assert not old.isConnected()
+        listening.cancel()
+    await runtime.close()
+
+
+async def test_a_frozen_gateway_does_not_stay_running(home: Home) -> None:
+    """A process that holds its socket open and answers nothing is found by the heartbeat."""
+    await home.add("anna")
+    runtime = home.runtime()
+    await runtime.open()
+    async with running(home) as manager:
+        await ready(manager, "anna")
+        await runtime.inject(FollowerId("anna"), "frozen")
+        await eventually(lambda: manager.get_gateway_status("anna") is not GatewayStatus.RUNNING)
+        await runtime.inject(FollowerId("anna"), "thawed")
+        await ready(manager, "anna")
+    await runtime.close()
+
+
+async def test_exhausted_ports_name_the_range_the_holders_and_the_setting(home: Home) -> None:
+    """Two ports, one of them a foreign program's: the second follower is told all of it."""
+    await home.add("anna", "ben")
+    first = home.settings["port_range_start"]
+    with socket.socket() as foreign:
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        foreign.bind(("127.0.0.1", first))
+        foreign.listen()
+        async with running(home, port_range_end=first + 1) as manager:
+            await eventually(
+                lambda: {seen(manager, each).state for each in ("anna", "ben")} == {State.READY, State.BACKING_OFF},
+                lambda: manager.list_gateways(),
+            )
+            failed = next(each for each in manager.list_gateways() if each.state is State.BACKING_OFF)
+            assert f"{first}-{first + 1}" in (failed.reason or "")
+            assert "port_range_end" in (failed.reason or "")
+            assert "1 in use by other programs" in (failed.reason or "")
+            with pytest.raises(PortsExhaustedError):
+                await manager.launch_gateway(failed.follower_id)
+
+
+async def test_detached_gateways_are_adopted_unchanged(home: Home) -> None:
+    """The next manager finds the same containers, ports and client ids, and logs nobody in."""
+    await home.add("anna", "ben")
+    first = home.manager()
+    await first.start()
+    await ready(first, "anna", "ben")
+    before = {each.follower_id: (each.container, each.endpoint, each.client_id) for each in first.list_gateways()}
+    await first.detach()
+    async with running(home) as second:
+        await ready(second, "anna", "ben")
+        after = {each.follower_id: (each.container, each.endpoint, each.client_id) for each in second.list_gateways()}
+
+        assert after == before
+        assert await starts(home) == 2
+
+
+async def test_a_lost_link_to_ibkr_is_degraded_and_keeps_the_client(home: Home) -> None:
+    """1100 keeps the socket and the client; 1102 makes it ready again."""
+    await home.add("anna")
+    runtime = home.runtime()
+    await runtime.open()
+    async with running(home) as manager:
+        client = await manager.get_client("anna")
+        await runtime.inject(FollowerId("anna"), "link_lost")
+        await eventually(lambda: seen(manager, "anna").state is State.DEGRADED, lambda: seen(manager, "anna"))
+        assert await manager.get_client("anna") is client
+        assert manager.is_healthy("anna") is False
+        await runtime.inject(FollowerId("anna"), "link_restored")
+        await ready(manager, "anna")
+        assert await manager.get_client("anna") is client
+    await runtime.close()
+
+
+async def test_restart_takes_another_container_and_the_new_client_works(home: Home) -> None:
+    """A restart costs one login and nothing else."""
+    await home.add("anna")
+    async with running(home) as manager:
+        await ready(manager, "anna")
+        old = await manager.get_client("anna")
+        await manager.restart_gateway("anna")
+        await ready(manager, "anna")
+
+        assert await manager.get_client("anna") is not old
+        assert await starts(home) == 2
+
+
+async def test_stopping_during_launches_leaves_nothing(home: Home) -> None:
+    """stop() at any moment of the start leaves no container."""
+    await home.add("anna", "ben", "carl")
+    for delay in (0, 0.05, 0.15, 0.3, 0.6):
+        manager = home.manager()
+        await manager.start()
+        await asyncio.sleep(delay)
+        await manager.stop()
+
+        runtime = home.runtime()
+        await runtime.open()
+        assert list(await runtime.find()) == [], delay
+        await runtime.close()
+
+
+async def test_two_followers_with_one_ibkr_user_are_never_logged_in_together(home: Home) -> None:
+    """The first keeps its gateway, the other is FAILED with both named."""
+    await home.add("anna", "ben", user="shared")
+    async with running(home) as manager:
+        await eventually(
+            lambda: {seen(manager, each).state for each in ("anna", "ben")} == {State.READY, State.NEEDS_HUMAN},
+            lambda: [(each.follower_id, each.state, each.reason) for each in manager.list_gateways()],
+        )
+        failed = next(each for each in manager.list_gateways() if each.state is State.NEEDS_HUMAN)
+
+        assert "anna" in (failed.reason or "")
+        assert "ben" in (failed.reason or "")
+        assert await starts(home) == 1
+
+
+async def test_a_follower_disabled_in_the_file_is_stopped_and_comes_back_when_enabled(home: Home) -> None:
+    """The file is watched: an edit is enough."""
+    await home.add("anna")
+    async with running(home) as manager:
+        await ready(manager, "anna")
+        text = await asyncio.to_thread(home.followers_file.read_text)
+        await asyncio.to_thread(home.followers_file.write_text, text.replace("enabled = true", "enabled = false"))
+        await eventually(lambda: seen(manager, "anna").state is State.DISABLED and seen(manager, "anna").container is None)
+        await asyncio.to_thread(home.followers_file.write_text, text)
+        await ready(manager, "anna")
+
+
+async def test_a_record_that_cannot_be_used_is_named_and_disturbs_nobody(home: Home) -> None:
+    """FAILED and invalid, with its fault; the others start."""
+    await home.add("anna")
+    text = await asyncio.to_thread(home.followers_file.read_text)
+    broken = '\n[[follower]]\nid = "broken"\nvault_secret_ref = "ibkr/x"\ntrading_mode = "demo"\n'
+    await asyncio.to_thread(home.followers_file.write_text, text + broken)
+    async with running(home) as manager:
+        await ready(manager, "anna")
+
+        assert seen(manager, "broken").state is State.INVALID
+        assert "demo" in (seen(manager, "broken").reason or "")
+        assert await manager.get_client("broken") is None

@@ -1,0 +1,129 @@
+"""A home for one manager in a test: a temporary state directory with followers and credentials, on the simulated runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewaySnapshot
+from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.store.followers_file import add_follower
+
+PASSWORD = "pass-word-of-the-test"
+PATIENCE = 45.0
+"""Seconds after which a condition that should hold within a second counts as a failure, on however busy a machine."""
+
+
+class Home:
+    """State directory, port range, and the settings that every manager of this home gets."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="gm-home-", dir="/tmp"))  # short: it holds Unix sockets
+        first = free_ports(12)
+        self.settings: dict[str, Any] = {
+            "state_dir": self.directory,
+            "runtime_url": "simulated:",
+            "store_url": "local:",
+            "vault_enabled": False,
+            "port_range_start": first,
+            "port_range_end": first + 11,
+            "healthcheck_interval": 1.0,
+            "heartbeat_timeout": 2.0,
+            "connect_time": 8.0,
+            "max_startup_time": 30.0,
+            "stop_grace": 5.0,
+            "secret_poll_interval": 1.0,
+        }
+
+    @property
+    def followers_file(self) -> Path:
+        """The local store's file."""
+        return self.directory / "followers.toml"
+
+    async def add(self, *follower_ids: str, user: str | None = None, **fields: Any) -> None:
+        """Enabled followers, each with an IBKR user and a password of its own."""
+        await asyncio.to_thread(self._add, follower_ids, user, fields)
+
+    def _add(self, follower_ids: tuple[str, ...], user: str | None, fields: dict[str, Any]) -> None:
+        store = EncryptedCredentials.at(self.directory)
+        for follower_id in follower_ids:
+            ref = f"ibkr/{follower_id}"
+            add_follower(self.followers_file, follower_id, vault_secret_ref=ref, **fields)
+            store.set(ref, user or f"user-{follower_id}", PASSWORD)
+
+    async def set_password(self, follower_id: str, password: str = PASSWORD) -> None:
+        """A new version of the follower's secret."""
+
+        def store() -> None:
+            EncryptedCredentials.at(self.directory).set(f"ibkr/{follower_id}", f"user-{follower_id}", password)
+
+        await asyncio.to_thread(store)
+
+    def manager(self, **settings: Any) -> GatewayManager:
+        """A manager of this home, not started."""
+        return GatewayManager(**{**self.settings, **settings})
+
+    def runtime(self) -> SimulatedRuntime:
+        """Another client of the same engine, to plant faults with."""
+        return SimulatedRuntime.from_settings(Settings.read(**self.settings), manager_id="test")
+
+    async def end(self) -> None:
+        """Stop everything that this home's engine still runs, and leave nothing behind."""
+        if any(self.directory.glob("host*")):
+            runtime = self.runtime()
+            await runtime.open()
+            for gateway in await runtime.find():
+                await runtime.remove(gateway.container_id, grace=0)
+            await runtime.close()
+        await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that are free now, below the range of outgoing connections."""
+    for first in _candidates():
+        if all(_is_free(first + each) for each in range(count)):
+            return first
+    msg = "no free ports"
+    raise AssertionError(msg)
+
+
+_next_candidate = 10_000 + (hash(tempfile.mktemp()) % 15_000)  # noqa: S306  # only a name to hash: where to begin
+
+
+def _candidates() -> Iterator[int]:
+    global _next_candidate  # noqa: PLW0603  # tests of one run never look at the same ports twice
+    while True:
+        yield _next_candidate
+        _next_candidate = _next_candidate + 13 if _next_candidate < 31_000 else 10_000
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+async def eventually(condition: Callable[[], bool], what: object = "", *, within: float = PATIENCE) -> None:
+    """Wait until `condition()` holds; after `within` seconds the test fails with `what` (called, when it can be)."""
+    deadline = asyncio.get_running_loop().time() + within
+    while not condition():
+        if asyncio.get_running_loop().time() > deadline:
+            message = what() if callable(what) else what
+            raise AssertionError(f"not within {within:g} s: {message}")
+        await asyncio.sleep(0.02)
+
+
+def seen(manager: GatewayManager, follower_id: str) -> GatewaySnapshot:
+    """The snapshot of one follower."""
+    return next(each for each in manager.list_gateways() if each.follower_id == follower_id)
