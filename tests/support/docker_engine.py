@@ -35,6 +35,8 @@ _PREFIX = "gateway-manager-engine-"
 _READY_SECONDS = 60
 _PROGRAMS = ("dockerd", "containerd", "docker-init", "unshare", "nsenter", "setpriv", "ip")
 _HOLDER = "setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc docker-init -- sleep infinity"
+_OTHER_ENGINE = "GATEWAY_MANAGER_TEST_DOCKER_HOST"
+"""Set by the tests' environment from DOCKER_HOST."""
 _CURE = "apt-get install -y --no-install-recommends docker.io (and run the tests as root)"
 
 
@@ -195,7 +197,7 @@ def own_engine() -> Iterator[EngineUnderTest]:
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
     """The engine that is there, else one of our own."""
-    scheme, _, path = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").partition("://")
+    scheme, _, path = os.environ.get(_OTHER_ENGINE, "unix:///var/run/docker.sock").partition("://")
     if scheme == "unix" and DockerApi(path).is_there():
         return EngineUnderTest(path)
     found: EngineUnderTest = request.getfixturevalue("own_engine")

@@ -56,6 +56,15 @@ from spreadpilot_core.ibkr.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+
+def _package_version() -> str:
+    try:
+        return version("spreadpilot-gateway-manager")
+    except PackageNotFoundError:  # run from a copy of the sources
+        return "0"
+
+
+_VERSION: Final = _package_version()
 _LAST_LINES: Final = 40
 _REMOVAL_SECONDS: Final = 60
 _REMOVAL_POLL: Final = 0.05
@@ -77,7 +86,7 @@ class DockerRuntime:
     ) -> None:
         self._naming = Naming(prefix)
         self._engine = Engine(socket)
-        self._version = _package_version()
+        self._version = _VERSION
         self._images = ImageStore(self._engine, policy=pull_policy, docker_config=docker_config)
         self._network = GatewayNetwork(self._engine, self._naming, version=self._version)
         self._health = health or HealthCheck()
@@ -329,10 +338,3 @@ def _socket_path(docker_host: str) -> str:
             "docker_host", docker_host, "gateways run on this host's engine, so it must be unix:// and a socket's path"
         )
     return path
-
-
-def _package_version() -> str:
-    try:
-        return version("spreadpilot-gateway-manager")
-    except PackageNotFoundError:  # run from a copy of the sources
-        return "0"

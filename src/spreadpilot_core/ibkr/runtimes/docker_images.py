@@ -178,7 +178,7 @@ def registry_of(reference: str) -> tuple[str, str]:
 async def stored_login(directory: Path, server: str) -> Mapping[str, str] | None:
     """The login that `docker login` left for a registry, as the engine wants it; None when there is none."""
     try:
-        config = json.loads((directory / "config.json").read_text())
+        config = json.loads(await asyncio.to_thread((directory / "config.json").read_text))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as fault:

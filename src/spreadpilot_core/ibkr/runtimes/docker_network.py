@@ -69,7 +69,7 @@ class GatewayNetwork:
         return None
 
     async def _create(self, networks: Iterable[Mapping[str, Any]]) -> None:
-        taken = [*_ranges_of(networks), *_routed_ranges()]
+        taken = [*_ranges_of(networks), *await asyncio.to_thread(_routed_ranges)]
         candidates = free_ranges(taken, begin=zlib.crc32(self._naming.prefix.encode()))
         for _, subnet in zip(range(_TRIES), candidates, strict=False):
             try:
@@ -119,16 +119,13 @@ def _ranges_of(networks: Iterable[Mapping[str, Any]]) -> Iterator[IPv4Network]:
                 yield IPv4Network(subnet, strict=False)
 
 
-def _routed_ranges(table: Path = Path("/proc/net/route")) -> Iterator[IPv4Network]:
+def _routed_ranges(table: Path = Path("/proc/net/route")) -> list[IPv4Network]:
     """What this host has routes to, the default route left out; nothing where there is no such table."""
     try:
-        rows = table.read_text().splitlines()[1:]
+        rows = [row.split() for row in table.read_text().splitlines()[1:]]
     except OSError:
-        return
-    for row in rows:
-        _, destination, _, _, _, _, _, mask = row.split()[:8]
-        if int(mask, 16):
-            yield IPv4Network((_address(destination), _address(mask)), strict=False)
+        return []
+    return [IPv4Network((_address(row[1]), _address(row[7])), strict=False) for row in rows if int(row[7], 16)]
 
 
 def _address(little_endian_hex: str) -> str:

@@ -141,6 +141,7 @@ def _config_ini(given: Mapping[str, str], password: bytes) -> Mapping[str, str]:
 
 _CONTINUED = re.compile(r"(?<!\\)(?:\\\\)*\\$")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.?))", re.DOTALL)
+_JAVA_BLANKS = "".join(map(chr, range(33)))
 _NAMED = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 
 
@@ -155,7 +156,7 @@ def java_properties(content: bytes) -> Mapping[str, str]:
         while _CONTINUED.search(whole):
             whole = whole[:-1] + next(lines, "").lstrip(" \t\f")
         key, value = re.split(r"[ \t\f]*[=: \t\f][ \t\f]*", whole + "=", maxsplit=1)
-        properties[key] = _unescaped(value[:-1]).strip()
+        properties[key] = _unescaped(value[:-1]).strip(_JAVA_BLANKS)
     return properties
 
 

@@ -1,0 +1,188 @@
+"""The engine's refusals and absences, against small servers of our own on a unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from spreadpilot_core.ibkr.errors import NoSpaceError, RuntimeUnavailableError, SettingsError
+from spreadpilot_core.ibkr.runtimes import docker_engine
+from spreadpilot_core.ibkr.runtimes.docker import DockerRuntime
+from spreadpilot_core.ibkr.runtimes.docker_engine import Engine, EngineRefusedError
+from spreadpilot_core.ibkr.settings import Settings
+
+Answer = Callable[[str], tuple[int, object]]
+
+
+@asynccontextmanager
+async def fake_engine(path: Path, answer: Answer) -> AsyncIterator[Engine]:
+    """Answers each request by its path; a status of 0 never answers."""
+    ended = asyncio.Event()
+    serving: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(cast("asyncio.Task[None]", asyncio.current_task()))
+        while request := await reader.readline():
+            length = 0
+            while (header := await reader.readline()) not in {b"\r\n", b""}:
+                if header.lower().startswith(b"content-length:"):
+                    length = int(header.split(b":")[1])
+            await reader.readexactly(length)
+            status, body = answer(request.decode().split()[1])
+            if status == 0:
+                await ended.wait()
+                break
+            data = json.dumps(body).encode()
+            head = f"HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+            writer.write(head.encode() + data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, path)
+    engine = Engine(str(path))
+    try:
+        yield engine
+    finally:
+        await engine.close()
+        ended.set()
+        await asyncio.gather(*serving)
+        server.close()
+
+
+def version(newest: str, oldest: str = "1.12") -> Answer:
+    return lambda path: (200, {"Version": "99.1", "ApiVersion": newest, "MinAPIVersion": oldest, "Path": path})
+
+
+@pytest.mark.parametrize(
+    ("newest", "oldest", "agreed"),
+    [
+        ("1.41", "1.12", "1.41"),
+        ("1.47", "1.24", "1.47"),
+        ("1.56", "1.44", "1.56"),
+        ("1.90", "1.44", "1.56"),
+        ("1.90", "1.60", "1.60"),
+    ],
+)
+async def test_the_version_is_agreed_on(tmp_path: Path, newest: str, oldest: str, agreed: str) -> None:
+    """The newest that both know; an engine that forgot ours is spoken to in its oldest."""
+    async with fake_engine(tmp_path / "s", version(newest, oldest)) as engine:
+        await engine.open()
+        assert engine.api_version == agreed
+
+
+async def test_an_engine_that_is_too_old_is_told(tmp_path: Path) -> None:
+    """What it speaks, and what is needed."""
+    async with fake_engine(tmp_path / "s", version("1.40")) as engine:
+        with pytest.raises(RuntimeUnavailableError, match=r"99\.1 .* up to 1\.40.*20\.10"):
+            await engine.open()
+
+
+async def test_an_absent_engine(tmp_path: Path) -> None:
+    """No socket: install and start it."""
+    engine = Engine(str(tmp_path / "none"))
+    with pytest.raises(RuntimeUnavailableError, match=r"There is no Docker Engine at .*systemctl start docker"):
+        await engine.open()
+    await engine.close()
+
+
+async def test_an_engine_that_does_not_listen(tmp_path: Path) -> None:
+    """A socket without a listener: start it."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "s"))
+    engine = Engine(str(tmp_path / "s"))
+    with pytest.raises(RuntimeUnavailableError, match=r"No Docker Engine listens"):
+        await engine.open()
+    await engine.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes on another user, which needs root")
+async def test_a_user_without_permission(tmp_path: Path) -> None:
+    """The socket is there and not for this user: the group, and what it means."""
+    (tmp_path / "s").touch()
+    async with fake_engine(tmp_path / "t", version("1.41")) as engine:
+        (tmp_path / "t").chmod(0o600)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(RuntimeUnavailableError, match=r"permission denied on the socket.*group `docker`"):
+                await engine.open()
+        finally:
+            os.seteuid(0)
+
+
+async def test_an_engine_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is unavailable after a while, not waited for for ever."""
+    monkeypatch.setattr(docker_engine, "_ANSWER_SECONDS", 0.2)
+    async with fake_engine(
+        tmp_path / "s", lambda path: version("1.41")(path) if "version" in path else (0, None)
+    ) as engine:
+        await engine.open()
+        with pytest.raises(RuntimeUnavailableError, match="did not list networks"):
+            async with engine._asking("list networks", seconds=0.2):
+                await engine._client.networks.list()
+
+
+async def test_a_full_disk_has_its_own_cure(tmp_path: Path) -> None:
+    """Whatever the call was."""
+    full = "mkdir /var/lib/docker/x: no space left on device"
+    async with fake_engine(
+        tmp_path / "s", lambda path: version("1.41")(path) if "version" in path else (500, {"message": full})
+    ) as engine:
+        await engine.open()
+        with pytest.raises(NoSpaceError, match=r"no space left to create the container a.*docker system df"):
+            await engine.create_container("a", {})
+
+
+async def test_a_refusal_keeps_the_engines_words(tmp_path: Path) -> None:
+    """What was asked, the status and the answer."""
+    async with fake_engine(
+        tmp_path / "s", lambda path: version("1.41")(path) if "version" in path else (409, {"message": "in use."})
+    ) as engine:
+        await engine.open()
+        with pytest.raises(EngineRefusedError, match=r"refused to remove the network n: in use\.$") as caught:
+            await engine.delete_network("n")
+        assert caught.value.is_conflict
+
+
+async def test_what_is_gone_is_none(tmp_path: Path) -> None:
+    """A container that does not exist is no error."""
+    async with fake_engine(
+        tmp_path / "s", lambda path: version("1.41")(path) if "version" in path else (404, {"message": "No such x"})
+    ) as engine:
+        await engine.open()
+        assert await engine.inspect_container("x") is None
+        assert await engine.inspect_image("x") is None
+
+
+async def test_a_runtime_that_was_never_opened_closes() -> None:
+    """Closing is safe at any time, and twice."""
+    runtime = DockerRuntime(socket="/nonexistent", prefix="p")
+    await runtime.close()
+    with pytest.raises(RuntimeUnavailableError):
+        await runtime.open()
+    await runtime.close()
+    await runtime.close()
+    with pytest.raises(RuntimeUnavailableError, match="not open"):
+        await runtime.find()
+
+
+@pytest.mark.parametrize("host", ["tcp://10.0.0.1:2375", "ssh://a@b", "/var/run/docker.sock", "unix://"])
+def test_another_hosts_engine_is_refused(host: str) -> None:
+    """Gateways publish on loopback, so an engine elsewhere is of no use."""
+    with pytest.raises(SettingsError, match="docker_host"):
+        DockerRuntime.from_settings(Settings.read(docker_host=host), manager_id="m")
+
+
+def test_settings_name_socket_and_owner() -> None:
+    """The prefix is the owner, the socket is DOCKER_HOST's."""
+    settings = Settings.read(docker_host="unix:///run/user/1000/docker.sock", container_prefix="mine")
+    runtime = DockerRuntime.from_settings(settings, manager_id="m")
+    assert runtime._engine.socket == "/run/user/1000/docker.sock"
+    assert runtime._naming.prefix == "mine"
