@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from spreadpilot_core.ibkr.telemetry import MASK, set_up_logs, span
+
+PLANTED = "pl4nted-Passw0rd"
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Logging belongs to the whole process: put it back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in ("ib_async", "ib_insync", "aiohttp", "httpx")}
+    yield
+    root.handlers[:], root.level = handlers, level
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+    structlog.reset_defaults()
+
+
+def _fail_to_connect(password: str) -> None:
+    address = f"mongodb://u:{password}@h"
+    raise ConnectionError(f"{address} is away")
+
+
+def _lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_of_json_holds_time_level_event_and_follower() -> None:
+    """Machines find the four things they search by on each line, a follower of null on the whole manager's lines."""
+    stream = io.StringIO()
+    set_up_logs(form="json", stream=stream)
+    log = structlog.get_logger("manager")
+    log.bind(follower="alice").info("GatewayReady", sentence="Ready.")
+    log.warning("unavailable", what="follower store")
+    ready, unavailable = _lines(stream)
+    assert list(ready) == ["timestamp", "level", "event", "follower", "sentence"]
+    assert (ready["event"], ready["follower"], ready["level"]) == ("GatewayReady", "alice", "info")
+    assert unavailable["follower"] is None
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"password": PLANTED},
+        {"IB_PASS": PLANTED},
+        {"vault_token": PLANTED},
+        {"given": {"secret_id": PLANTED, "deep": [{"passphrase": PLANTED}]}},
+        {"value": SecretStr(PLANTED)},
+        {"values": (1, SecretStr(PLANTED))},
+        {"uri": f"mongodb://manager:{PLANTED}@db/spreadpilot"},
+        {"error": ValueError(f"no server at mongodb+srv://manager:{PLANTED}@db")},
+        {"authorization": f"Bearer {PLANTED}"},
+    ],
+)
+def test_no_secret_is_written(form: str, facts: dict[str, object]) -> None:
+    """A secret is masked wherever it hides: by its name, its type, inside others, in an address, in an exception."""
+    stream = io.StringIO()
+    set_up_logs(form=form, stream=stream)  # type: ignore[arg-type]  # parametrised
+    structlog.get_logger("x").info("something", **facts)
+    assert PLANTED not in stream.getvalue()
+    assert MASK in stream.getvalue()
+
+
+def test_a_traceback_shows_neither_locals_nor_a_password_in_an_address() -> None:
+    """An exception's own text and the frames' variables are where secrets leak; neither is written."""
+    for form in ("json", "console"):
+        stream = io.StringIO()
+        set_up_logs(form=form, stream=stream)  # type: ignore[arg-type]  # a literal of the loop
+        try:
+            _fail_to_connect(PLANTED)
+        except ConnectionError:
+            structlog.get_logger("x").exception("failed")
+        assert "ConnectionError" in stream.getvalue()
+        assert PLANTED not in stream.getvalue()
+
+
+def test_what_is_no_secret_stays_readable() -> None:
+    """References and versions of secrets are what an operator searches by, so they are not masked."""
+    stream = io.StringIO()
+    set_up_logs(form="json", stream=stream)
+    facts = {"vault_secret_ref": "ibkr/alice", "secret_version": "4", "rejected_version": "3", "client_id": 7}
+    structlog.get_logger("x").info("something", **facts)
+    (line,) = _lines(stream)
+    assert facts.items() <= line.items()
+
+
+def test_libraries_come_the_same_way() -> None:
+    """A library's own log line has the same form, and the client library's chatter, told by us already, is left out."""
+    stream = io.StringIO()
+    set_up_logs(form="json", stream=stream)
+    logging.getLogger("aiodocker").warning("engine at %s", f"tcp://u:{PLANTED}@h")
+    logging.getLogger("ib_async.wrapper").error("Error 1100")
+    (line,) = _lines(stream)
+    assert line["logger"] == "aiodocker"
+    assert PLANTED not in str(line)
+
+
+def test_levels_below_are_left_out() -> None:
+    """`log_level` is the lowest level that is written."""
+    stream = io.StringIO()
+    set_up_logs(form="json", level="warning", stream=stream)
+    log = structlog.get_logger("x")
+    log.info("quiet")
+    log.warning("loud")
+    assert [line["event"] for line in _lines(stream)] == ["loud"]
+
+
+def test_auto_is_json_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On standard error that is no terminal, `auto` writes JSON."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    set_up_logs()
+    structlog.get_logger("x").info("something")
+    assert _lines(stream)[0]["event"] == "something"
+
+
+def test_a_span_costs_nothing_without_an_sdk_and_lets_errors_through() -> None:
+    """Users without OpenTelemetry notice nothing of the spans."""
+    with span("launch gateway", follower="alice", password=PLANTED) as quiet:
+        assert not quiet.is_recording()
+    with pytest.raises(ValueError, match="boom"), span("launch gateway"):
+        raise ValueError("boom")
