@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         gateway.bind()
     except OSError as error:
-        sys.stderr.write(f"{parser.prog}: port {given.port} of {given.host} can't be used: {error.strerror}.\n")
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        sys.stderr.write(f"{parser.prog}: port {given.port} of {given.host} can't be used: {reason}.\n")
         return _FAILED
     return asyncio.run(_live(gateway, given))
 

@@ -212,7 +212,7 @@ AT_LOGIN = ("api_shut", "mute", "close_early", "disclaimer_pending")
 _NUMBERS = ("seconds", "exit_code", "code")
 _ON_OFF = ("on",)
 _NUMBER, _SWITCH, _TEXT = ("a number", (int, float)), ("true or false", bool), ("text", str)
-_LARGEST = 1e9
+LARGEST = 1e9
 
 
 def known(*, at_start: bool) -> tuple[str, ...]:
@@ -252,7 +252,7 @@ def _check_kind(fault: Fault, argument: str, value: Any) -> None:
     what, kinds = _NUMBER if argument in _NUMBERS else _SWITCH if argument in _ON_OFF else _TEXT
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         raise ValueError(f"{argument} of fault {fault.name} is {value!r}, but must be {what}")
-    if isinstance(value, (int, float)) and not 0 <= value < _LARGEST:
+    if isinstance(value, (int, float)) and not 0 <= value < LARGEST:
         raise ValueError(f"{argument} of fault {fault.name} is {value!r}, but must not be negative, nor so large")
 
 

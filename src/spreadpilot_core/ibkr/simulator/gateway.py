@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 import zoneinfo
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -104,7 +105,10 @@ class SimulatedGateway:
             "existing_session_action": existing_session_action,
             "missed_action": missed_action,
         }
-        _check(given, accounts, time_zone)
+        _check_words(given)
+        _check_times(time_zone, auto_restart_time)
+        if not accounts or isinstance(accounts, str) or not all(accounts):
+            raise ValueError(f"accounts is {accounts!r}, but must be a list of account numbers, at least one")
         setup = Setup(
             user=user,
             trading_mode=trading_mode,
@@ -225,13 +229,16 @@ class SimulatedGateway:
         self._controller.on_refused()
 
 
-def _check(given: dict[str, str], accounts: Sequence[str], time_zone: str) -> None:
+def _check_words(given: Mapping[str, str]) -> None:
     for name, value in given.items():
         if value not in _WORDS[name]:
             raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(_WORDS[name])}")
-    if not accounts or isinstance(accounts, str) or not all(accounts):
-        raise ValueError(f"accounts is {accounts!r}, but must be a list of account numbers, at least one")
+
+
+def _check_times(time_zone: str, auto_restart_time: str | None) -> None:
     try:
         zoneinfo.ZoneInfo(time_zone)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as error:
         raise ValueError(f"time_zone is {time_zone!r}, but must be an IANA time zone") from error
+    if auto_restart_time is not None and not re.fullmatch(r"(0[1-9]|1[0-2]):[0-5]\d (AM|PM)", auto_restart_time):
+        raise ValueError(f'auto_restart_time is {auto_restart_time!r}, but must look like "11:45 PM"')

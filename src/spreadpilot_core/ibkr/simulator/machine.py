@@ -247,6 +247,17 @@ class Machine:
         self.unmute()
         notices.send(self.api, 1102)
 
+    def demand_disclaimer(self) -> None:
+        """The disclaimer waits to be accepted again: API clients are dropped and told so."""
+        self.api.behaviour.disclaimer_pending = True
+        self.api.drop_clients()
+        self._tell_usable()
+
+    def close_early(self, *, on: bool) -> None:
+        """End new API connections when they start, without an error."""
+        self.api.behaviour.close_early = on
+        self._tell_usable()
+
     def accept_disclaimer(self) -> None:
         """API clients are served from now on."""
         self.api.behaviour.disclaimer_pending = False

@@ -46,9 +46,9 @@ class OuterPort:
         return self.number
 
     def resume(self) -> None:
-        """Accept connections (again)."""
-        if self._accepting is None:
-            self._accepting = asyncio.create_task(self._accept(), name=f"outer port {self.number}")
+        """Accept connections (again), as long as the port is bound."""
+        if self._accepting is None and self._listener is not None:
+            self._accepting = asyncio.create_task(self._accept(self._listener), name=f"outer port {self.number}")
 
     def pause(self) -> None:
         """Accept nothing; the kernel still completes connects, as it does for a stopped process."""
@@ -68,12 +68,11 @@ class OuterPort:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
 
-    async def _accept(self) -> None:
-        assert self._listener is not None
+    async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(self._listener)
+                connection, _ = await loop.sock_accept(listener)
             except OSError:  # out of descriptors, or the client has gone already
                 await asyncio.sleep(_AFTER_A_FAILED_ACCEPT)
                 continue

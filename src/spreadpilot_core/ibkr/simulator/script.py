@@ -113,7 +113,7 @@ class Lap:
             if name not in ("then", "forever")
         }
         self.forever = bool(self.given.get("forever"))
-        self.later = tuple(_later(entry) for entry in self.given.get("then", ()))
+        self.later = _read_later(self.given.get("then", ()))
 
     def get(self, fault: str) -> Arguments | None:
         """The fault's whole arguments, or None when it isn't to happen."""
@@ -124,12 +124,20 @@ class Lap:
         return self._faults.pop(fault, None)
 
 
-def _later(entry: Mapping[str, Any]) -> Later:
+def _read_later(entries: Any) -> tuple[Later, ...]:
+    if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise ValueError(f'"then" is {entries!r}, but must be a list of mappings')
+    return tuple(_read_entry(entry) for entry in entries)
+
+
+def _read_entry(entry: Mapping[str, Any]) -> Later:
     rest = dict(entry)
     try:
         after, fault = float(rest.pop("after")), str(rest.pop("fault"))
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f'an entry of "then" needs "after" (seconds) and "fault" (a name), not {entry!r}') from error
+    if not 0 <= after < faults.LARGEST:
+        raise ValueError(f'"after" of fault {fault} is {after!r}, but must not be negative, nor so large')
     return Later(after=after, fault=fault, arguments=faults.check(fault, rest))
 
 

@@ -29,12 +29,11 @@ def _unmute(machine: Machine, _arguments: Arguments) -> None:
 
 
 def _close_early(machine: Machine, arguments: Arguments) -> None:
-    machine.api.behaviour.close_early = bool(arguments["on"])
+    machine.close_early(on=arguments["on"])
 
 
 def _disclaimer(machine: Machine, arguments: Arguments) -> None:
-    machine.api.behaviour.disclaimer_pending = True
-    machine.api.drop_clients()
+    machine.demand_disclaimer()
     machine.later(arguments["seconds"], machine.accept_disclaimer)
 
 

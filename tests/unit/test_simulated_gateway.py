@@ -1,0 +1,381 @@
+"""The life of a simulated gateway from the outside: its port, its faults, its restarts, its end. Both controllers."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import logging
+import time
+from pathlib import Path
+
+import pytest
+
+from spreadpilot_core.ibkr.simulator.gateway import SimulatedGateway
+from spreadpilot_core.ibkr.simulator.script import Script
+from support.simulated_life import ACCOUNT, DEADLINE, DIALECTS, QUICK, connect, handshake, living, whole_life
+
+both = pytest.mark.parametrize("dialect", DIALECTS)
+
+
+def markers(settings: Path) -> list[Path]:
+    """Markers of a restart under way."""
+    return list(settings.rglob("autorestart"))
+
+
+# ---------------------------------------------------------------------------------------------- the published port
+
+
+@both
+async def test_port_accepts_and_closes_until_the_login(dialect: str) -> None:
+    """A connect succeeds from the first moment and is closed at once; the log says that nothing listened behind."""
+    async with living(dialect, [{"slow_start": 60}]) as life:
+        assert await handshake(life.gateway.port) == b""
+        await life.said("login dialog is not displayed" if dialect == "ibc" else "LAUNCHING -> LOGGING_IN")
+        assert await handshake(life.gateway.port) == b""
+        await life.said("E connect(5, AF=2 127.0.0.1:4002, 16): Connection refused")
+
+
+@both
+async def test_port_is_served_after_the_login_and_refused_after_the_end(dialect: str) -> None:
+    """After the login a handshake is answered; after the end the port is free for somebody else."""
+    async with living(dialect) as life:
+        await life.usable()
+        port = life.gateway.port
+        assert b"178" in await handshake(port)
+        await life.stopped()
+        with pytest.raises(ConnectionRefusedError):
+            await connect(port)
+        other = SimulatedGateway(accounts=[ACCOUNT], port=port)
+        assert other.bind() == port
+        other_life = asyncio.create_task(other.run("x"))
+        other.terminate()
+        await other_life
+
+
+async def test_taken_port_is_an_error_of_bind_and_run() -> None:
+    """A port that is in use is told at once, before anything lives."""
+    async with living("ibc") as life:
+        with pytest.raises(OSError, match="in use"):
+            SimulatedGateway(accounts=[ACCOUNT], port=life.gateway.port).bind()
+        with pytest.raises(OSError, match="in use"):
+            await SimulatedGateway(accounts=[ACCOUNT], port=life.gateway.port).run("x")
+
+
+@both
+async def test_killed_life_leaves_nothing(dialect: str) -> None:
+    """Cancelling the life is the SIGKILL: no line more, the port free, connections ended, no task left."""
+    before = asyncio.all_tasks()
+    async with living(dialect) as life:
+        await life.usable()
+        port, printed = life.gateway.port, len(life.lines)
+        reader, writer = await connect(port)
+        assert life.task is not None
+        life.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await life.task
+        assert await reader.read() == b""
+        writer.close()
+        assert len(life.lines) == printed
+        with pytest.raises(ConnectionRefusedError):
+            await connect(port)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+
+
+# ---------------------------------------------------------------------------------------------- faults of the API
+
+
+@both
+async def test_shut_api_accepts_and_closes_after_a_good_login(dialect: str) -> None:
+    """The log tells of a good login, the port only accepts and closes; it may be opened later."""
+    async with living(dialect, [{"api_shut": True}]) as life:
+        await life.said("Login has completed" if dialect == "ibc" else "state=LoginState.LOGGED_IN")
+        assert await handshake(life.gateway.port) == b""
+        assert not life.gateway.is_usable
+        life.gateway.inject("api_open")
+        assert b"178" in await handshake(life.gateway.port)
+
+
+async def test_api_does_not_open_before_the_login() -> None:
+    """`api_open` lifts a fault, it does not log in."""
+    async with living("ibc", [{"slow_start": 60}]) as life:
+        await life.said("Starting Gateway with this command")
+        life.gateway.inject("api_open")
+        assert await handshake(life.gateway.port) == b""
+
+
+async def test_api_shut_at_run_time_ends_connections() -> None:
+    """What was connected reads the end of the stream; what connects is closed."""
+    async with living("ibc") as life:
+        await life.usable()
+        reader, writer = await connect(life.gateway.port)
+        writer.write(b"API\0\0\0\0\tv100..178")
+        assert await reader.read(100)
+        life.gateway.inject("api_shut")
+        assert await reader.read() == b""
+        writer.close()
+        assert await handshake(life.gateway.port) == b""
+
+
+async def test_mute_api_accepts_and_never_answers() -> None:
+    """A muted handshake stays unanswered and open; unmuted, new connections are answered."""
+    async with living("ibc", [{"mute": "handshake"}]) as life:
+        await life.said("Login has completed")
+        with pytest.raises(TimeoutError):
+            await handshake(life.gateway.port, seconds=0.1)
+        life.gateway.inject("unmute")
+        assert b"178" in await handshake(life.gateway.port)
+        await life.usable()
+
+
+@both
+async def test_restart_cures_the_faults_of_the_api(dialect: str) -> None:
+    """A new program has none of the old one's API faults."""
+    async with living(dialect, [{"mute": "handshake"}]) as life:
+        await life.said("Login has completed" if dialect == "ibc" else "-> READY")
+        life.gateway.inject("nightly_restart")
+        await life.usable()
+        assert b"178" in await handshake(life.gateway.port)
+
+
+# ---------------------------------------------------------------------------------------------- frozen
+
+
+@both
+async def test_frozen_gateway_answers_nothing_and_prints_nothing(dialect: str) -> None:
+    """A stopped process: connects hang, a SIGTERM waits, no line comes; thawed, everything goes on."""
+    async with living(dialect) as life:
+        await life.usable()
+        await life.said("Configuration tasks completed" if dialect == "ibc" else "-> READY")
+        life.gateway.inject("freeze")
+        printed = len(life.lines)
+        with pytest.raises(TimeoutError):
+            await handshake(life.gateway.port, seconds=0.1)
+        life.gateway.inject("nightly_restart")
+        life.gateway.terminate()
+        await asyncio.sleep(0.05)
+        assert len(life.lines) == printed
+        assert life.task is not None
+        assert not life.task.done()
+        life.gateway.inject("thaw")
+        assert await life.ended() == (143 if dialect == "ibc" else 0)
+
+
+@both
+async def test_login_that_was_frozen_goes_on(dialect: str) -> None:
+    """Frozen in the middle of the login, it is neither lost nor repeated."""
+    async with living(dialect, timings=QUICK.scaled(10)) as life:
+        await life.said("Login attempt" if dialect == "ibc" else "credentials submitted")
+        life.gateway.inject("freeze")
+        await asyncio.sleep(0.3)
+        assert not life.gateway.is_usable
+        life.gateway.inject("thaw")
+        await life.usable()
+    assert life.count("Login attempt" if dialect == "ibc" else "credentials submitted") == 1
+
+
+@both
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_kill_ends_at_once_with_its_code(dialect: str, frozen: bool) -> None:
+    """The whole container is gone without a word, also when it stood still."""
+    async with living(dialect) as life:
+        await life.usable()
+        if frozen:
+            life.gateway.inject("freeze")
+        printed = len(life.lines)
+        life.gateway.inject("kill", exit_code=9)
+        assert await life.ended() == 9
+        assert len(life.lines) == printed
+
+
+# ---------------------------------------------------------------------------------------------- passwords
+
+
+@both
+async def test_only_the_expected_password_is_right(dialect: str) -> None:
+    """With a hash given, another password is rejected and the right one logs in."""
+    digest = hashlib.sha256("Grüße \\ $1".encode()).hexdigest()
+    async with living(dialect, password="Grüße \\ $1", password_sha256=digest) as life:
+        await life.usable()
+    async with living(dialect, password="Grüße $1", password_sha256=digest) as life:
+        await life.said("Unrecognized Username" if dialect == "ibc" else "login rejected")
+        assert not life.gateway.is_usable
+
+
+@both
+async def test_password_is_neither_printed_nor_kept(dialect: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Once logged in, no line, no log record and no object of the process holds the password."""
+    caplog.set_level(logging.DEBUG)
+    lines: list[str] = []
+    parts = ["zebra-", "crossing-", "xylophone"]
+    gateway = SimulatedGateway(accounts=[ACCOUNT], dialect=dialect, on_line=lines.append, timings=QUICK)
+    task = asyncio.create_task(gateway.run("".join(parts)))
+    async with asyncio.timeout(DEADLINE):
+        await gateway.until_usable()
+    gc.collect()
+    held = (held for thing in gc.get_objects() for held in gc.get_referents(thing) if isinstance(held, str))
+    assert not [text for text in held if "xylophone" in text and "zebra-" in text and len(text) < 40]
+    gateway.terminate()
+    await task
+    assert not [line for line in lines if "xylophone" in line]
+    assert "xylophone" not in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------- scripts and restarts
+
+
+@both
+async def test_first_start_wrong_then_fine_over_two_containers(dialect: str) -> None:
+    """A script given to two containers in turn: the first is rejected, the second logs in."""
+    script = Script.from_json([{"wrong_password": True}])
+    async with living(dialect, script=script) as life:
+        await life.said("Unrecognized Username" if dialect == "ibc" else "login rejected")
+    async with living(dialect, script=script) as life:
+        await life.usable()
+
+
+@both
+async def test_login_fault_at_run_time_happens_at_the_next_start(dialect: str) -> None:
+    """A rejection right after the nightly restart, the false one that is known from the field."""
+    async with living(dialect) as life:
+        await life.usable()
+        life.gateway.inject("wrong_password")
+        life.gateway.inject("nightly_restart")
+        if dialect == "ibc":
+            await life.said("Unrecognized Username or Password; event=Opened")
+        else:
+            assert await life.ended() == 77
+
+
+@both
+async def test_later_fault_happens_after_the_login(dialect: str) -> None:
+    """`then` counts from the login."""
+    code, _ = await whole_life(dialect, [{"then": [{"after": 0.05, "fault": "kill", "exit_code": 5}]}])
+    assert code == 5
+
+
+@both
+async def test_restart_keeps_books_and_port(dialect: str) -> None:
+    """During the nightly restart connections end and the port accepts and closes; then the same server answers."""
+    async with living(dialect, timings=QUICK.scaled(5)) as life:
+        await life.usable()
+        server, port = life.gateway.api, life.gateway.port
+        reader, writer = await connect(port)
+        life.gateway.inject("nightly_restart")
+        assert await reader.read() == b""
+        writer.close()
+        assert await handshake(port) == b""
+        await life.usable()
+        assert b"178" in await handshake(port)
+        assert life.gateway.api is server
+
+
+@both
+async def test_lost_token_costs_a_full_login(dialect: str) -> None:
+    """After IBKR's weekly end of tokens the restart without credentials fails, and a full login follows by itself."""
+    attempt = "Login attempt" if dialect == "ibc" else "credentials submitted"
+    async with living(dialect) as life:
+        await life.usable()
+        life.gateway.inject("lose_token")
+        life.gateway.inject("nightly_restart")
+        await life.said("Cold restart in progress" if dialect == "ibc" else "transient login failure -- relaunching")
+        await life.usable()
+        assert life.count(attempt) == 2
+        life.gateway.inject("nightly_restart")
+        await life.said("Re-starting session" if dialect == "ibc" else "restart_expected flag", 2)
+        await life.usable()
+        assert life.count(attempt) == 2
+
+
+async def test_lost_token_asks_for_the_phone_again_when_live() -> None:
+    """The full login of a live account after a lost token needs its second factor; the nightly one does not."""
+    async with living("ibc", trading_mode="live", accounts=["U1234567"]) as life:
+        await life.usable()
+        life.gateway.inject("nightly_restart")
+        await life.said("Login has completed", 2)
+        assert life.count("Second Factor Authentication initiated") == 1
+        life.gateway.inject("lose_token")
+        life.gateway.inject("nightly_restart")
+        await life.said("Login has completed", 3)
+        assert life.count("Second Factor Authentication initiated") == 2
+
+
+@both
+async def test_marker_lives_for_the_restart_only(dialect: str, tmp_path: Path) -> None:
+    """The restart's marker is in the settings while the program is away, and gone once it is back."""
+    async with living(dialect, settings_dir=tmp_path) as life:
+        await life.usable()
+        assert not markers(tmp_path)
+        life.gateway.inject("nightly_restart")
+        await life.unusable()
+        assert markers(tmp_path)
+        await life.usable()
+        assert not markers(tmp_path)
+
+
+@both
+async def test_marker_of_a_container_killed_in_its_restart(dialect: str, tmp_path: Path) -> None:
+    """IBC types nothing and waits for ever on such a leftover (once); ibcontroller pays it no heed."""
+    async with living(dialect, settings_dir=tmp_path) as life:
+        await life.usable()
+        life.gateway.inject("nightly_restart")
+        await life.unusable()
+    async with living(dialect, settings_dir=tmp_path) as life:
+        if dialect == "ibcontroller":
+            await life.usable()
+            assert life.count("credentials submitted") == 1
+            return
+        await life.said("Login dialog WINDOW_OPENED: LoginState is LOGGED_OUT")
+        assert life.count("autorestart file found at")
+        await asyncio.sleep(0.05)
+        assert not life.gateway.is_usable
+        assert not life.count("Login attempt")
+    async with living(dialect, settings_dir=tmp_path) as life:
+        await life.usable()
+
+
+# ---------------------------------------------------------------------------------------------- in-process use
+
+
+async def test_block_of_a_logged_in_gateway() -> None:
+    """Inside the block a client is served, after it nothing is left; a script may come along."""
+    async with SimulatedGateway.logged_in(accounts=[ACCOUNT], timings=QUICK) as gateway:
+        assert gateway.is_usable
+        assert gateway.accounts == (ACCOUNT,)
+        port = gateway.port
+        gateway.inject("freeze")
+    with pytest.raises(ConnectionRefusedError):
+        await connect(port)
+
+
+async def test_block_tells_when_there_is_no_login() -> None:
+    """A gateway that ends instead of logging in is an error with its exit code, not a wait for ever."""
+    script = Script.from_json([{"wrong_password": True}])
+    with pytest.raises(RuntimeError, match="ended with 77 instead of logging in"):
+        async with SimulatedGateway.logged_in(accounts=[ACCOUNT], timings=QUICK, script=script):
+            pass
+
+
+async def test_unknown_fault_is_refused_with_the_known_ones() -> None:
+    """`inject` names what there is."""
+    async with living("ibc") as life:
+        with pytest.raises(ValueError, match=r"there is no fault 'explode' here; known are slow_start, .*, kill"):
+            life.gateway.inject("explode")
+        with pytest.raises(ValueError, match="notice 4711 needs a text"):
+            life.gateway.inject("notice", code=4711)
+
+
+async def test_many_gateways_share_a_loop_without_work() -> None:
+    """A hundred logged-in gateways wait without polling: together they take next to no processor time."""
+    gateways = [SimulatedGateway(accounts=[f"DU{number}"], timings=QUICK) for number in range(100)]
+    lives = [asyncio.create_task(gateway.run("x")) for gateway in gateways]
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.gather(*(gateway.until_usable() for gateway in gateways))
+    await asyncio.sleep(0.2)
+    used = time.process_time()
+    await asyncio.sleep(0.5)
+    assert time.process_time() - used < 0.2
+    for gateway in gateways:
+        gateway.terminate()
+    assert set(await asyncio.gather(*lives)) == {0}
