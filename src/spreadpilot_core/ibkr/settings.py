@@ -107,6 +107,8 @@ class Settings(BaseSettings):
     """Seconds between two comparisons of everything wanted with everything running."""
     secret_poll_interval: Seconds = 300
     """Seconds between two looks at the secrets' versions (metadata only), with jitter."""
+    vault_mount: str = Field(default="secret", min_length=1)
+    """Where Vault's key-value engine is mounted (version 1 or 2, told apart by looking)."""
     remember_credentials: bool = True
     """Keep what Vault gave in the encrypted store, for the day Vault is away."""
     log_format: Literal["auto", "console", "json"] = "auto"
