@@ -30,13 +30,14 @@ from spreadpilot_core.ibkr.live_connection import (
     let_go,
     remember_code,
 )
+from spreadpilot_core.ibkr.tasks import Tasks
 
 __all__ = ["ApiCode", "ConnectError", "Connection", "Connector", "HeartbeatError", "ProbeError"]
 
 LONGEST_TURN = 1.0
 """Seconds: a gateway that keeps a client waiting for longer keeps no other client waiting."""
-STAGES = 3
-"""The libraries' timeout counts anew for each stage: ready, synchronised, executions."""
+STAGE_SHARE = 2 / 3
+"""Of the timeout, for one stage (ready, synchronised, executions): a gateway that never answers one may still be used."""
 
 ConnectTrouble = (
     ProbeTrouble | Literal["client_id_in_use", "disclaimer", "mute", "unsynchronised", "wrong_account", "failed"]
@@ -150,7 +151,9 @@ class _Attempt:
         self._endpoint = endpoint
         self._account = account
         self._codes: deque[ApiCode] = deque(maxlen=MOST_CODES)
-        self._scope: asyncio.Timeout | None = None
+        self._tasks = Tasks(f"connect {endpoint}")
+        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._connecting: asyncio.Task[Any] | None = None
         self._accounts: list[str] = []
         """The managed accounts, from when the client is ready."""
         self._is_closed = False
@@ -167,7 +170,7 @@ class _Attempt:
         """Connect, or leave nothing behind."""
         try:
             with _turned_down(self._ib), self._listening():
-                await self._run(self._ib.connectAsync(host, port, timeout=timeout / STAGES, **arguments), timeout)
+                await self._run(self._ib.connectAsync(host, port, timeout=timeout * STAGE_SHARE, **arguments), timeout)
             self._believe_library()
         except Exception as error:
             let_go(self._ib)
@@ -184,13 +187,20 @@ class _Attempt:
         )
 
     async def _run(self, connecting: Any, timeout: float) -> None:  # noqa: ASYNC109  # one of two ways to be stopped
-        task = asyncio.current_task()
-        assert task is not None
-        cancelled_before = task.cancelling()
-        async with asyncio.timeout(timeout) as self._scope:
-            await connecting
-        if task.cancelling() > cancelled_before:  # `wait_for` swallows a cancellation when its work is just done
-            raise asyncio.CancelledError
+        """Let the library connect in a task of its own, which is cancelled until it listens.
+
+        The libraries use `asyncio.wait_for`, which swallows a cancellation that comes in the moment its work is done.
+        """
+        task = self._connecting = self._tasks.begin("client", connecting, then=_look_at)
+        try:
+            await asyncio.wait([task, self._stopped], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=0.1)
+        if task.cancelled():
+            raise TimeoutError
+        task.result()
 
     def _believe_library(self) -> None:
         """It says that it is connected: true unless we know better."""
@@ -210,7 +220,6 @@ class _Attempt:
         try:
             yield
         finally:
-            self._scope = None
             for event, handler in heard:
                 event.disconnect(handler)
 
@@ -224,13 +233,15 @@ class _Attempt:
             self._stop()
 
     def _on_closed(self, _message: str = "") -> None:
+        if self._connecting is None or self._connecting.done():
+            return  # the library itself closed when it gave up
         self._is_closed = True
         self._stop()
 
     def _stop(self) -> None:
         """End the library's waiting now."""
-        if self._scope is not None and not self._scope.expired():
-            self._scope.reschedule(asyncio.get_running_loop().time())
+        if not self._stopped.done():
+            self._stopped.set_result(None)
 
     @property
     def _misses_account(self) -> bool:
@@ -261,6 +272,12 @@ class _Attempt:
     def _other_accounts(self) -> str:
         managed = " and ".join(masked(account) for account in self._accounts)
         return f"This login manages {managed}, and the record asks for {masked(self._account or '')}."
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Whoever began the task looks at its outcome; one that was left behind is not complained about."""
+    if not task.cancelled():
+        task.exception()
 
 
 def masked(account: str) -> str:

@@ -200,13 +200,16 @@ class Connection:
             return
         self._on_change()
 
+    def _on_disconnected(self) -> None:
+        if self.ib.client.conn.transport is None:
+            self._on_socket_closed()
+        else:
+            self._closed("The client was disconnected by the program that uses it.")
+
     def _on_socket_closed(self, message: str = "") -> None:
         recent = datetime.now(UTC) - timedelta(seconds=5)
         why = next((CLOSING[seen.code] for seen in self.codes if seen.code in CLOSING and seen.at > recent), message)
         self._closed(f"The gateway closed the connection: {why}." if why else "The gateway closed the connection.")
-
-    def _on_disconnected(self) -> None:
-        self._closed("The client was disconnected by the program that uses it.")
 
     def _closed(self, reason: str) -> None:
         if self.closed_reason is None:
