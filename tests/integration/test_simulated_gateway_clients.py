@@ -169,3 +169,14 @@ async def test_dropped_clients_may_come_back() -> None:
         await until(lambda: not client.ib.isConnected())
         async with connected(life) as again:
             assert again.ib.isConnected()
+
+
+@both
+async def test_log_tells_of_clients_that_go(dialect: str) -> None:
+    """The gateway prints a line of its own for each client that goes away; it means nothing for the login."""
+    async with living(dialect) as life:
+        async with connected(life):
+            assert not life.count("remove Client")
+        await life.said("remove Client 1")
+        assert life.gateway.is_usable
+        assert life.gateway.api_is_open

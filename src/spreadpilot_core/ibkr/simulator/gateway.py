@@ -33,6 +33,8 @@ _CONTROLLERS: Mapping[str, type[IbcContainer | IbcontrollerContainer]] = {
     "ibc": IbcContainer,
     "ibcontroller": IbcontrollerContainer,
 }
+_CLIENT_GONE = "remove Client {client_id}"
+"""The program's own line, the same in both images."""
 _WORDS = {
     "trading_mode": ("paper", "live"),
     "dialect": tuple(_CONTROLLERS),
@@ -123,7 +125,13 @@ class SimulatedGateway:
             password_sha256=password_sha256,
             settings_dir=settings_dir,
         )
-        self.api = ApiServer(accounts=accounts, server_version=server_version, read_only=read_only, seed=seed)
+        self.api = ApiServer(
+            accounts=accounts,
+            server_version=server_version,
+            read_only=read_only,
+            seed=seed,
+            on_client_gone=self._tell_client_gone,
+        )
         self._address = (host, port)
         self._port = OuterPort(self.api, on_refused=self._tell_refused)
         self._machine = Machine(
@@ -224,6 +232,10 @@ class SimulatedGateway:
     def _schedule(self, lap: Lap) -> None:
         for entry in lap.later:
             self._machine.later(entry.after, functools.partial(self._do, entry.fault, entry.arguments))
+
+    def _tell_client_gone(self, client_id: int) -> None:
+        if self._port.is_open:  # otherwise the program that would say it has gone too
+            self._machine.print_scene(_CLIENT_GONE, client_id=client_id)
 
     def _tell_refused(self) -> None:
         self._controller.on_refused()
