@@ -77,7 +77,7 @@ async def connect(
 async def until(holds: Callable[[], object]) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(SOON):
-        while not holds():  # noqa: ASYNC110  # there is no event for most conditions
+        while not holds():  # there is no event for most conditions
             await asyncio.sleep(0.005)
 
 
