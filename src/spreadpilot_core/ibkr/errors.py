@@ -23,6 +23,9 @@
           StoreDamagedError        its file or a document in it can't be understood
         RuntimeUnavailableError
         CredentialsUnavailableError
+        ProbeError               an endpoint does not answer an API handshake (in `handshake`)
+        ConnectError             one try to connect an API client failed (in `connections`)
+        HeartbeatError           a connected gateway does not answer (in `live_connection`)
         AuditError               the audit trail can't be written; no secret is read meanwhile
       CredentialsRefusedError      will not pass by itself
       CredentialStoreError         the encrypted store is damaged, or its key is wrong
