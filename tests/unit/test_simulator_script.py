@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -184,3 +186,12 @@ def test_wrong_options_are_refused_in_a_sentence(options: dict[str, Any], words:
     with pytest.raises(ValueError, match=r".+") as refusal:
         SimulatedGateway(**{"accounts": ["DU1"], **options})
     assert words in str(refusal.value)
+
+
+def test_documentation_names_every_fault() -> None:
+    """The tables of the documentation hold each fault with its words, and no other."""
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| (.*) \|$", page, re.MULTILINE))
+    assert {name: words for name, words in rows.items() if name in faults.FAULTS} == {
+        name: fault.does for name, fault in faults.FAULTS.items()
+    }
