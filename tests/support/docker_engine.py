@@ -5,7 +5,7 @@ no other engine, and when the process that holds the name spaces dies, the kerne
 a SIGKILL of pytest. What its containers publish on loopback is published in *its* network, so a test that uses it enters that
 network for as long as it runs (`inside`).
 
-Fixtures (import them into a test module or its conftest):
+Fixtures (a test module imports them as `engine_fixture`, `own_engine_fixture`):
 
     engine        the engine that is there (DOCKER_HOST, /var/run/docker.sock), else `own_engine`
     own_engine    one of our own, for faults: it may be stopped, killed, started again
@@ -179,23 +179,27 @@ def _sweep() -> None:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def own_engine() -> Iterator[EngineUnderTest]:
-    """An engine of our own, started once for all tests that ask for it."""
-    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
-    if os.geteuid() != 0 or missing:
-        need("a Docker Engine", _CURE)
-    _sweep()
-    own = OwnEngine()
-    try:
+_OWN = pytest.StashKey[OwnEngine]()
+
+
+@pytest.fixture(scope="session", name="own_engine")
+def own_engine_fixture(pytestconfig: pytest.Config) -> EngineUnderTest:
+    """An engine of our own, started once for all test modules that ask for it, ended with the run."""
+    if _OWN not in pytestconfig.stash:
+        missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+        if os.geteuid() != 0 or missing:
+            need("a Docker Engine", _CURE)
+        _sweep()
+        own = OwnEngine()
+        pytestconfig.add_cleanup(own.close)
         own.start()
-        yield EngineUnderTest(own.socket, own)
-    finally:
-        own.close()
+        pytestconfig.stash[_OWN] = own
+    own = pytestconfig.stash[_OWN]
+    return EngineUnderTest(own.socket, own)
 
 
-@pytest.fixture(scope="session")
-def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+@pytest.fixture(scope="session", name="engine")
+def engine_fixture(request: pytest.FixtureRequest) -> EngineUnderTest:
     """The engine that is there, else one of our own."""
     scheme, _, path = os.environ.get(_OTHER_ENGINE, "unix:///var/run/docker.sock").partition("://")
     if scheme == "unix" and DockerApi(path).is_there():

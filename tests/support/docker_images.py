@@ -69,10 +69,15 @@ def derived_image(
         config["Env"] = [*config["Env"], *(f"{key}={value}" for key, value in environment.items())]
         config["Cmd"] = command or config["Cmd"]
         config["Labels"] = (config.get("Labels") or {}) | {"gateway-manager-test": "derived"}
-        container = api.ask("POST", "/containers/create", body={"Image": base})["Id"]
+        container = api.ask("POST", "/containers/create", body={"Image": base, "Cmd": ["true"]})["Id"]
         api.ask("POST", "/commit", body=config, container=container, repo=_REPOSITORY, tag=name.partition(":")[2])
         api.remove(container)
     return name
+
+
+def plain_image(api: DockerApi) -> str:
+    """An image that is no gateway."""
+    return derived_image(api, _base(api), {}, command=["sleep", "3600"])
 
 
 def _has(api: DockerApi, name: str) -> bool:

@@ -173,9 +173,10 @@ class DockerRuntime:
         try:
             container_id = ContainerId(await self._engine.create_container(name, config))
         except EngineRefusedError as refused:
-            if refused.is_conflict and (holder := await self._engine.inspect_container(name)) is not None:
-                raise self._name_taken(name, holder) from refused
-            raise
+            if not refused.is_conflict:
+                raise
+            holder = await self._engine.inspect_container(name)  # none: it is being made, or removed, this moment
+            raise NameTakenError(str(refused)) if holder is None else self._name_taken(name, holder) from refused
         try:
             # A fresh volume belongs to root, and the image's user is to write to it.
             await self._engine.put_archive(container_id, *owned_directory(image.settings_path, image.uid, image.gid))

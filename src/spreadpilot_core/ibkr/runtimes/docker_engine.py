@@ -45,8 +45,8 @@ class EngineRefusedError(LaunchError):
 
     @property
     def is_gone(self) -> bool:
-        """Whether what was asked for does not exist."""
-        return self.status == 404  # noqa: PLR2004  # HTTP
+        """Whether what was asked for does not exist, or is on its way out."""
+        return self.status == 404 or (self.is_conflict and "marked for removal" in self.said)  # noqa: PLR2004  # HTTP
 
 
 class Engine:
@@ -60,6 +60,7 @@ class Engine:
         """The API version in use."""
         self._docker: aiodocker.Docker | None = None
         self._connector: aiohttp.UnixConnector | None = None
+        self._streams: set[aiohttp.ClientResponse] = set()
 
     async def open(self) -> None:
         """Connect and agree on an API version; open already: agree again (the engine may have been replaced).
@@ -82,6 +83,8 @@ class Engine:
         """Let go of every connection; safe to call twice."""
         docker, self._docker = self._docker, None
         connector, self._connector = self._connector, None
+        for response in self._streams:
+            response.close()  # wakes who reads from it; closing the connector alone does not
         if docker is not None:
             await docker.close()
         if connector is not None:
@@ -213,7 +216,11 @@ class Engine:
                 if response.status >= 400:  # noqa: PLR2004  # HTTP
                     body = await response.text()
                     raise aiodocker.DockerError(response.status, _message(body))
-                yield response.content
+                self._streams.add(response)
+                try:
+                    yield response.content
+                finally:
+                    self._streams.discard(response)
 
     # ------------------------------------------------------------------ failures
 

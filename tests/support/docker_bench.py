@@ -1,0 +1,198 @@
+"""A place on a real engine for one test: a prefix of its own, launches as the manager makes them, and nothing left after."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from spreadpilot_core.ibkr.credentials.doors import deliver
+from spreadpilot_core.ibkr.credentials.encoding import encode
+from spreadpilot_core.ibkr.protocols import Created, Gateway, GatewaySpec, Leases, RuntimeEvent
+from spreadpilot_core.ibkr.runtimes.docker import DockerRuntime
+from spreadpilot_core.ibkr.runtimes.docker_naming import OWNER
+from support.docker_engine import EngineUnderTest, engine_fixture, own_engine_fixture
+from support.docker_http import DockerApi
+from support.docker_images import Generation, simulator_image
+from support.docker_specs import spec as make_spec
+
+FIXTURES = (engine_fixture, own_engine_fixture)
+"""What `bench` needs; a test module imports all three."""
+DEADLINE = 60.0
+"""Seconds for anything that takes milliseconds on an idle machine."""
+PASSWORD = "Correct horse, battery \\ staple"
+
+
+class Bench:
+    """One test's place."""
+
+    def __init__(self, under_test: EngineUnderTest) -> None:
+        self.engine = under_test
+        self.api: DockerApi = under_test.api
+        self.prefix = f"gm-test-{os.getpid()}-{secrets.token_hex(3)}"
+        self._prefixes = [self.prefix]
+        self._runtimes: list[DockerRuntime] = []
+
+    async def runtime(self, *, prefix: str | None = None, **options: Any) -> DockerRuntime:
+        """An open runtime; closed and cleaned up after the test."""
+        if prefix is not None:
+            self._prefixes.append(prefix)
+        made = DockerRuntime(socket=self.engine.socket, prefix=prefix or self.prefix, **options)
+        self._runtimes.append(made)
+        await made.open()
+        return made
+
+    def spec(
+        self,
+        follower_id: str = "alice",
+        generation: Generation = "ibcontroller",
+        environment: Mapping[str, str] | None = None,
+        **choices: Any,
+    ) -> GatewaySpec:
+        """A spec on a simulator image of this engine."""
+        image = choices.pop("image", None) or simulator_image(self.api, generation, environment)
+        return make_spec(follower_id, image=image, **choices)
+
+    async def create(self, runtime: DockerRuntime, spec: GatewaySpec, port: int | None = None) -> Created:
+        """Prepare and create, and bring the password through the door."""
+        dialect = await runtime.prepare(spec)
+        created = await runtime.create(spec, Leases(port or free_port(), 1000))
+        await asyncio.to_thread(deliver, created.door, encode(PASSWORD, dialect))
+        return created
+
+    async def launch(self, runtime: DockerRuntime, spec: GatewaySpec, port: int | None = None) -> Gateway:
+        """A started gateway."""
+        return await runtime.start((await self.create(runtime, spec, port)).container_id)
+
+    async def ready(self, runtime: DockerRuntime, spec: GatewaySpec, port: int | None = None) -> Gateway:
+        """A gateway whose API answers."""
+        gateway = await self.launch(runtime, spec, port)
+        await answers(gateway.leases.host_port)
+        return gateway
+
+    async def close(self) -> None:
+        """Close every runtime and remove everything that bears one of the prefixes."""
+        for runtime in self._runtimes:
+            with contextlib.suppress(Exception):
+                await runtime.close()
+        if self.api.is_there():
+            for prefix in self._prefixes:
+                self.api.remove_everything_of(f"{OWNER}={prefix}")
+
+
+@pytest.fixture(name="bench")
+async def bench_fixture(engine: EngineUnderTest) -> AsyncIterator[Bench]:
+    """A place on the engine that is there, or on one of our own; the test runs where its ports are published."""
+    with engine.inside():
+        place = Bench(engine)
+        yield place
+        await place.close()
+
+
+@pytest.fixture(name="faulty_bench")
+async def faulty_bench_fixture(own_engine: EngineUnderTest) -> AsyncIterator[Bench]:
+    """A place on an engine of our own, which the test may end and start."""
+    assert own_engine.own is not None
+    with own_engine.inside():
+        place = Bench(own_engine)
+        try:
+            yield place
+        finally:
+            if not own_engine.api.is_there():
+                own_engine.own.start()
+            await place.close()
+
+
+# ---------------------------------------------------------------------------------------------- what tests wait for
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until `condition` holds, with a deadline that only something broken reaches."""
+    deadline = asyncio.get_running_loop().time() + DEADLINE
+    while not condition():  # what is waited for happens in another process
+        if asyncio.get_running_loop().time() > deadline:
+            pytest.fail(f"waited {DEADLINE:.0f} s for {what}")
+        await asyncio.sleep(0.02)
+
+
+async def handshake(port: int) -> bytes:
+    """What the API answers to a client's first words; nothing when it closes instead."""
+    hello = b"v157..178"
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return b""
+    try:
+        writer.write(b"API\0" + struct.pack(">I", len(hello)) + hello)
+        async with asyncio.timeout(5):
+            return await reader.read(64)
+    except (OSError, TimeoutError):
+        return b""
+    finally:
+        writer.close()
+
+
+async def answers(port: int) -> None:
+    """Wait until the API behind a published port answers."""
+    deadline = asyncio.get_running_loop().time() + DEADLINE
+    while b"178" not in await handshake(port):
+        if asyncio.get_running_loop().time() > deadline:
+            pytest.fail(f"nothing answered on port {port} within {DEADLINE:.0f} s")
+        await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def watching(runtime: DockerRuntime) -> AsyncIterator[list[RuntimeEvent]]:
+    """The runtime's events as they come, from the first `GAP` on."""
+    seen: list[RuntimeEvent] = []
+
+    async def watch() -> None:
+        async for event in runtime.events():
+            seen.append(event)  # noqa: PERF401  # one by one, as they come
+
+    task = asyncio.create_task(watch())
+    try:
+        await until(lambda: bool(seen), "the subscription")
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def following(runtime: DockerRuntime, gateway: Gateway) -> AsyncIterator[tuple[list[str], asyncio.Task[None]]]:
+    """A gateway's lines as they come, and the task that ends with them."""
+    lines: list[str] = []
+
+    async def follow() -> None:
+        async for line in runtime.log(gateway):
+            lines.append(line)  # noqa: PERF401  # one by one, as they come
+
+    task = asyncio.create_task(follow())
+    try:
+        yield lines, task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def free_port() -> int:
+    """A port that nobody has, in the network where this thread is."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def holding(port: int) -> Iterator[None]:
+    """Another program that has the port."""
+    with socket.create_server(("127.0.0.1", port)):
+        yield
