@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator
 
@@ -174,7 +175,9 @@ async def test_a_wrong_password_is_typed_once_and_a_new_one_is_tried_by_itself(h
 
 async def starts(home: Home) -> int:
     text = await asyncio.to_thread((home.directory / "operations.jsonl").read_text)
-    return sum('"start"' in line for line in text.splitlines())
+    return sum(
+        json.loads(line)["operation"] == "start" and json.loads(line)["phase"] == "begin" for line in text.splitlines()
+    )
 
 
 async def test_a_killed_gateway_is_replaced_and_the_old_client_is_named_stale(home: Home) -> None:
@@ -214,9 +217,9 @@ async def test_a_frozen_gateway_does_not_stay_running(home: Home) -> None:
     await runtime.open()
     async with running(home) as manager:
         await ready(manager, "anna")
-        await runtime.inject(FollowerId("anna"), "frozen")
+        await runtime.inject(FollowerId("anna"), "freeze")
         await eventually(lambda: manager.get_gateway_status("anna") is not GatewayStatus.RUNNING)
-        await runtime.inject(FollowerId("anna"), "thawed")
+        await runtime.inject(FollowerId("anna"), "thaw")
         await ready(manager, "anna")
     await runtime.close()
 
@@ -325,7 +328,9 @@ async def test_a_follower_disabled_in_the_file_is_stopped_and_comes_back_when_en
         await ready(manager, "anna")
         text = await asyncio.to_thread(home.followers_file.read_text)
         await asyncio.to_thread(home.followers_file.write_text, text.replace("enabled = true", "enabled = false"))
-        await eventually(lambda: seen(manager, "anna").state is State.DISABLED and seen(manager, "anna").container is None)
+        await eventually(
+            lambda: seen(manager, "anna").state is State.DISABLED and seen(manager, "anna").container is None
+        )
         await asyncio.to_thread(home.followers_file.write_text, text)
         await ready(manager, "anna")
 

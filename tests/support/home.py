@@ -17,7 +17,7 @@ from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.followers_file import add_follower
 
 PASSWORD = "pass-word-of-the-test"
-PATIENCE = 45.0
+PATIENCE = 30.0
 """Seconds after which a condition that should hold within a second counts as a failure, on however busy a machine."""
 
 

@@ -9,8 +9,11 @@ from spreadpilot_core.ibkr.deciding.observation import ActionKind
 from spreadpilot_core.ibkr.deciding.pacing import CONNECT_TRIES
 from spreadpilot_core.ibkr.deciding.removing import replace_gateway
 from spreadpilot_core.ibkr.deciding.states import State
-from spreadpilot_core.ibkr.protocols import RuntimeState
+from spreadpilot_core.ibkr.login_log import LoginPhase
+from spreadpilot_core.ibkr.protocols import RuntimeState, TradingMode
 
+DISCLAIMER_TIME = timedelta(seconds=5)
+"""The controller accepts it 0.3 to 3 s after the login; an old log may have lost the line."""
 CONFLICTS_BEFORE_NEW_ID = 2
 """The first 326 may be our own half-open socket; the second means another program."""
 
@@ -41,9 +44,20 @@ def connecting(s: Situation) -> Decision | None:
         return s.verdict(
             state, trouble or "Its API is not open yet.", f"Next try at {after:%H:%M:%S} UTC, {left} left.", until=after
         )
+    if _awaits_disclaimer(s):
+        until = s.memory.phase_since + DISCLAIMER_TIME
+        return s.verdict(state, "The paper disclaimer is being accepted.", "Its API is connected then.", until=until)
     new_id = s.memory.id_conflicts >= CONFLICTS_BEFORE_NEW_ID
     action = Action(ActionKind.CONNECT, trouble or "the login has completed", new_client_id=new_id)
-    return s.verdict(state, trouble or "The login completed.", "Its API is being connected.", action=action)
+    return s.verdict(state, trouble or "It is logged in.", "Its API is being connected.", action=action)
+
+
+def _awaits_disclaimer(s: Situation) -> bool:
+    """A paper login is followed by a disclaimer, and clients are turned away (10141) until it is accepted."""
+    view, gateway = s.seen.login, s.seen.gateway
+    paper = gateway is not None and gateway.trading_mode is TradingMode.PAPER
+    waits = view is not None and view.phase is LoginPhase.LOGGED_IN and not view.paper_accepted
+    return paper and waits and s.now < s.memory.phase_since + DISCLAIMER_TIME
 
 
 def _out_of_time(s: Situation) -> bool:

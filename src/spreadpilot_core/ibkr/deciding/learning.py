@@ -147,6 +147,9 @@ def conclude_life(memory: Memory, conclusion: Conclusion, now: datetime) -> Memo
 
 def _login_moved(memory: Memory, seen: Observation, now: datetime) -> Memory:
     phase = seen.login.phase if seen.login is not None else None
+    accepted = seen.login is not None and seen.login.paper_accepted
+    if accepted != memory.paper_accepted:  # 10141 is over
+        memory = replace(memory, paper_accepted=accepted, connect_after=LONG_AGO if accepted else memory.connect_after)
     if phase is LoginPhase.AWAITING_2FA:
         memory = replace(memory, clock=now)  # a phone approval has its own limit
     if phase == memory.phase:

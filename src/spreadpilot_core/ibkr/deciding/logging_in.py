@@ -14,6 +14,11 @@ from spreadpilot_core.ibkr.login_log import LoginPhase
 from spreadpilot_core.ibkr.protocols import RuntimeState
 
 
+SOON = timedelta(seconds=0.5)
+LOG_SILENCE = timedelta(seconds=5)
+"""A log whose start is still kept has spoken after this; longer silence means that it no longer reaches the start."""
+
+
 def logging_in(s: Situation) -> Decision | None:
     """Watch the login; give the gateway up when its time is over."""
     view = s.seen.login
@@ -26,7 +31,7 @@ def logging_in(s: Situation) -> Decision | None:
     if s.seen.connection is not None and s.seen.connection.is_open:
         return None  # connected already: `connecting` waits for the proof
     phase = view.phase if view is not None else LoginPhase.UNKNOWN
-    if phase is LoginPhase.UNKNOWN and (view is None or not view.saw_start) and s.memory.connect_failures == 0:
+    if phase is LoginPhase.UNKNOWN and _log_is_silent(s) and s.memory.connect_failures == 0:
         return None  # the log no longer reaches the start: the API may prove it
     if phase is LoginPhase.STUCK or (view is not None and view.human):
         sentence = view.human if view is not None and view.human else "The login waits for a human."
@@ -43,6 +48,13 @@ def logging_in(s: Situation) -> Decision | None:
     return _within_startup_time(s, phase)
 
 
+def _log_is_silent(s: Situation) -> bool:
+    """Whether the log has had its time to say something, and knows no start."""
+    view = s.seen.login
+    heard = view is not None and view.saw_start
+    return not heard and s.now - s.memory.clock >= LOG_SILENCE
+
+
 def _within_startup_time(s: Situation, phase: LoginPhase) -> Decision:
     deadline = s.memory.clock + timedelta(seconds=s.seen.limits.max_startup_time)
     state, reason = _PHASES.get(phase, (State.LOGGING_IN, "The gateway starts."))
@@ -50,7 +62,8 @@ def _within_startup_time(s: Situation, phase: LoginPhase) -> Decision:
         limit = f"{s.seen.limits.max_startup_time:g} s"
         evidence = f' Its log said last: "{s.seen.login.evidence}".' if s.seen.login and s.seen.login.evidence else ""
         return replace_gateway(s, f"The login did not complete within {limit} (max_startup_time).{evidence}")
-    return s.verdict(state, reason, f"It is given up at {deadline:%H:%M:%S} UTC.", until=deadline)
+    until = min(deadline, s.memory.clock + LOG_SILENCE) if phase is LoginPhase.UNKNOWN else deadline
+    return s.verdict(state, reason, f"It is given up at {deadline:%H:%M:%S} UTC.", until=max(until, s.now + SOON))
 
 
 _PHASES = {

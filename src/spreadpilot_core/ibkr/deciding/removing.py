@@ -32,6 +32,8 @@ def over(s: Situation) -> Decision | None:
     gateway = s.seen.gateway
     if gateway is None:
         return None
+    if s.seen.running is ActionKind.REMOVE:
+        return s.verdict(_not_ready(s.memory.state), s.memory.trouble or "It is over.", "Its container is removed.")
     if gateway.state is RuntimeState.CREATED and s.seen.running is not ActionKind.LAUNCH:
         return remove(s, "A container that was created and never started was found.", grace=0)
     if gateway.state is RuntimeState.EXITED and s.memory.life != s.memory.concluded:
