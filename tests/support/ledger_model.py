@@ -64,16 +64,43 @@ class LedgerMachine(RuleBasedStateMachine):
         """Or is set back a little."""
         self.now = max(0, self.now + step)
 
+    @rule(data=st.data(), off=st.sampled_from([-1, 0, 1]), limit=st.integers(1, 3))
+    def reserve_at_an_edge(self, data: st.DataObject, off: int, limit: int) -> None:
+        """Just before, at or just after the moment when an attempt leaves the day or a stated wait ends."""
+        edges = [(each["at"] + DAY, each["user"]) for each in self.attempts.values() if each["outcome"] in COSTS]
+        edges += [(each["not_before"], each["user"]) for each in self.attempts.values() if each["not_before"]]
+        if edges:
+            moment, user = data.draw(st.sampled_from(sorted(edges)))
+            self.now = max(0, moment + off)
+            self.reserved(user, 0, limit)
+
+    @rule(user=USERS, failures=st.integers(1, 3))
+    def operator_fails(self, user: str, failures: int) -> None:
+        """An operator's own logins, which no budget refuses, each a minute after the other."""
+        for _ in range(failures):
+            self.now += HOUR // 60
+            attempt_id = self.reserved(user, 0, None)
+            if attempt_id is not None:
+                at = NOON + timedelta(microseconds=self.now)
+                self.run(self.stores[1].settle_login(attempt_id, LoginOutcome.FAILED, at))
+                self.attempts[attempt_id]["outcome"] = "failed"
+
     @rule(user=USERS, through=st.integers(0, 2), limit=st.one_of(st.none(), st.integers(1, 3)))
     def reserve(self, user: str, through: int, limit: int | None) -> None:
         """One reservation, granted or refused as the model says."""
+        self.reserved(user, through, limit)
+
+    def reserved(self, user: str, through: int, limit: int | None) -> AttemptId | None:
+        """The attempt that was granted, or None."""
         attempt = an_attempt(len(self.attempts), user=user, after=timedelta(microseconds=self.now))
         refused = self.run(self.stores[through].reserve_login(attempt, limit))
         reason, until = self.expected(user, limit)
         assert (refused.reason if refused else None) == reason
         assert (refused.until if refused else None) == (None if until is None else NOON + timedelta(microseconds=until))
-        if refused is None:
-            self.attempts[attempt.id] = {"user": user, "at": self.now, "outcome": None, "not_before": None}
+        if refused is not None:
+            return None
+        self.attempts[attempt.id] = {"user": user, "at": self.now, "outcome": None, "not_before": None}
+        return attempt.id
 
     @rule(user=USERS, limit=st.integers(1, 3))
     def race(self, user: str, limit: int) -> None:
@@ -116,8 +143,9 @@ class LedgerMachine(RuleBasedStateMachine):
         """A known attempt, settled or not, or an unknown one is settled."""
         attempt_id = data.draw(st.sampled_from([*self.attempts, "nobody's"]))
         at = NOON + timedelta(microseconds=self.now)
-        not_before = None if wait is None else at + timedelta(microseconds=wait)
         told = LoginOutcome(outcome)
+        wait = wait if told is LoginOutcome.THROTTLED else None
+        not_before = None if wait is None else at + timedelta(microseconds=wait)
         self.run(self.stores[through].settle_login(AttemptId(attempt_id), told, at, not_before=not_before))
         attempt = self.attempts.get(attempt_id)
         if attempt is not None and attempt["outcome"] is None:

@@ -37,6 +37,11 @@ NOON = datetime(2026, 3, 2, 12, 0, 0, 123456, tzinfo=UTC)
 POLL_INTERVAL = 0.5
 
 
+def noon() -> datetime:
+    """The clock of stores in tests; a function of a module, so that other processes can be given it."""
+    return NOON
+
+
 class FollowersUnderTest(Protocol):
     """One follower store's content, and adapters on it."""
 
@@ -78,13 +83,12 @@ class LocalFollowersUnderTest:
 
 
 class LocalRecordsUnderTest:
-    def __init__(self, directory: Path, *, now: datetime = NOON) -> None:
+    def __init__(self, directory: Path) -> None:
         self.path = directory / RECORDS_FILE
-        self._now = now
 
     def store(self) -> LocalRecords:
         """A new adapter object, not opened."""
-        return LocalRecords(self.path, clock=lambda: self._now)
+        return LocalRecords(self.path, clock=noon)
 
     async def damage_record(self, follower_id: str) -> None:
         """Leave an empty document."""
@@ -175,10 +179,8 @@ def followers_under_test(adapter: str, directory: Path, request: pytest.FixtureR
     return LocalFollowersUnderTest(directory)
 
 
-def records_under_test(
-    adapter: str, directory: Path, request: pytest.FixtureRequest, *, now: datetime = NOON
-) -> RecordsUnderTest:
-    """The content of a fresh record store of this adapter, which thinks it is `now`."""
+def records_under_test(adapter: str, directory: Path, request: pytest.FixtureRequest) -> RecordsUnderTest:
+    """The content of a fresh record store of this adapter, which thinks it is `NOON`."""
     del request
     assert adapter == "local"
-    return LocalRecordsUnderTest(directory, now=now)
+    return LocalRecordsUnderTest(directory)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -77,10 +78,9 @@ class SqliteFile:
             raise StoreUnavailableError(f"{self.path} can't be used: {error.strerror or error}.") from error
 
     def _told(self, error: sqlite3.DatabaseError) -> StoreUnavailableError:
-        name = getattr(error, "sqlite_errorname", None) or ""
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        if _name(error).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             return self.damaged(str(error))
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        if _is_busy(error):
             return StoreUnavailableError(f"{self.path} has been locked by another program for {self._busy_wait:g} s.")
         return StoreUnavailableError(f"{self.path} can't be used: {error}.")
 
@@ -94,8 +94,19 @@ class SqliteFile:
         self._disconnect()
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._connection = self._connected()
+        self._connection = self._connected_within(self._busy_wait)
         self._inode = self.path.stat().st_ino
+
+    def _connected_within(self, seconds: float) -> sqlite3.Connection:
+        """Connect; SQLite itself doesn't wait when several processes open a new file at the same moment."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return self._connected()
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
 
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=self._busy_wait, isolation_level=None, check_same_thread=False)
@@ -158,3 +169,11 @@ class SqliteFile:
         if connection is not None:
             with suppress(sqlite3.Error), closing(connection):
                 pass
+
+
+def _name(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", None) or ""
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))

@@ -1,0 +1,168 @@
+"""Documents of any store, sorted into usable followers and faulty records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spreadpilot_core.ibkr.protocols import FollowerId, TradingMode
+from spreadpilot_core.ibkr.store.rosters import parse_roster
+
+LONG = "x" * 129
+
+
+def a_document(**fields: Any) -> dict[str, Any]:
+    return {"id": "anna", "vault_secret_ref": "ibkr/anna", **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        (
+            {"vault_secret_ref": None},
+            "vault_secret_ref is missing, but it must name the secret that holds the login.",
+        ),
+        ({"vault_secret_ref": " "}, "vault_secret_ref is empty, but it must name the secret that holds the login."),
+        (
+            {"vault_secret_ref": {"password": "hunter2"}},
+            "vault_secret_ref is a table, but it must be text that names the secret.",
+        ),
+        (
+            {"vault_secret_ref": None, "ibkr_secret_ref": 7},
+            "ibkr_secret_ref is a number, but it must be text that names the secret.",
+        ),
+        ({"enabled": "yes"}, "enabled is 'yes', but it must be true or false."),
+        ({"enabled": 1}, "enabled is 1, but it must be true or false."),
+        ({"state": 3}, "state is 3, but it must be text."),
+        ({"trading_mode": "demo"}, 'trading_mode is \'demo\', but it must be "paper" or "live".'),
+        ({"trading_mode": ["live"]}, 'trading_mode is [\'live\'], but it must be "paper" or "live".'),
+        ({"account": 1234567}, "account is 1234567, but it must be text."),
+        ({"account": ""}, "account is empty, but it must be text; leave the field out instead."),
+        ({"phone_owner": True}, "phone_owner is True, but it must be text."),
+        (
+            {"region": "atlantis"},
+            "region is 'atlantis', but it must be one of north_america, europe, asia_pacific_1, asia_pacific_2.",
+        ),
+        ({"gateway": "big"}, "gateway is text, but it must be a table of options."),
+        (
+            {"gateway": {"java_heap": 1024}},
+            (
+                "gateway.java_heap is unknown; the options are image, image_contract, read_only_api,"
+                " existing_session_action, auto_restart_time, time_zone, java_heap_mib, vnc."
+            ),
+        ),
+        (
+            {"gateway": {"java_heap_mib": "big"}},
+            "gateway.java_heap_mib is 'big', but it must be a valid integer.",
+        ),
+        (
+            {"gateway": {"java_heap_mib": 8}},
+            "gateway.java_heap_mib is 8, but it must be greater than or equal to 256.",
+        ),
+        ({"gateway": {"vnc": "on"}}, "gateway.vnc is 'on', but it must be a valid boolean."),
+        (
+            {"gateway": {"auto_restart_time": "23:45"}},
+            "gateway.auto_restart_time is '23:45', but it must look like \"11:45 PM\".",
+        ),
+    ],
+)
+def test_fault_is_one_exact_sentence(fields: dict[str, Any], fault: str) -> None:
+    """Each kind of broken record says which field, which value and what is allowed, and stays alone with it."""
+    roster = parse_roster([a_document(**fields), a_document(id="bert")])
+    assert list(roster.usable) == ["bert"]
+    assert {name: each.fault for name, each in roster.faulty.items()} == {"anna": fault}
+
+
+@pytest.mark.parametrize(
+    ("document", "name", "fault"),
+    [
+        (
+            {"vault_secret_ref": "ibkr/anna"},
+            "record 2",
+            "id is missing, and so is _id: one must have 1 to 128 printable characters.",
+        ),
+        (a_document(id=""), "record 2", "id is empty, but it must have 1 to 128 printable characters."),
+        (a_document(id=LONG), "record 2", "id has 129 characters, but at most 128 are allowed."),
+        (a_document(id="a\nb"), "record 2", "id is 'a\\nb', but it must have printable characters only."),
+        (a_document(id=7), "record 2", "id is a number, but it must be text of 1 to 128 printable characters."),
+        (a_document(id="", _id="5f3e"), "record 5f3e", "id is empty, but it must have 1 to 128 printable characters."),
+        (None, "record 2", "The record is a NoneType, but it must be a mapping of field names to values."),
+        ([1], "record 2", "The record is a list, but it must be a mapping of field names to values."),
+        ("anna", "record 2", "The record is text, but it must be a mapping of field names to values."),
+    ],
+)
+def test_record_without_a_legal_id_is_named_by_its_place(document: Any, name: str, fault: str) -> None:
+    """Where a record has no usable id of its own, it is found by the store's key, else by its place."""
+    roster = parse_roster([a_document(id="bert"), document])
+    assert list(roster.usable) == ["bert"]
+    assert {key: (each.id, each.fault) for key, each in roster.faulty.items()} == {name: (name, fault)}
+
+
+def test_shared_id_makes_both_faulty() -> None:
+    """Of two records with one id neither is trusted; one entry names the id, others are untouched."""
+    roster = parse_roster([a_document(), a_document(id="bert"), {"_id": "anna", "vault_secret_ref": "x"}])
+    assert list(roster.usable) == ["bert"]
+    assert {name: each.fault for name, each in roster.faulty.items()} == {
+        "anna": "id is 'anna' in 2 records, but each id may be there only once."
+    }
+
+
+def test_place_never_hides_another_record() -> None:
+    """A follower that is really called "record 2" is not confused with the record in the second place."""
+    roster = parse_roster([a_document(id="record 2", enabled="yes"), {}, {"id": "record 3", "vault_secret_ref": "x"}])
+    assert list(roster.faulty) == ["record 2", "record 2'"]
+    assert list(roster.usable) == ["record 3"]
+
+
+def test_defaults_are_the_careful_ones() -> None:
+    """Missing or null fields mean: not enabled, ACTIVE, paper, any account, no override."""
+    nothing = dict.fromkeys(["enabled", "state", "trading_mode", "account", "phone_owner", "region", "gateway"])
+    for document in (a_document(), a_document(**nothing)):
+        anna = parse_roster([document]).usable[FollowerId("anna")]
+        assert (anna.enabled, anna.state, anna.trading_mode, anna.is_wanted) == (
+            False,
+            "ACTIVE",
+            TradingMode.PAPER,
+            False,
+        )
+        assert (anna.account, anna.phone_owner, anna.region) == (None, None, None)
+        assert anna.gateway.model_dump(exclude_none=True) == {}
+
+
+def test_id_goes_before_the_stores_key() -> None:
+    """`id` names the follower where both are there; `_id` does where `id` is missing."""
+    roster = parse_roster([a_document(_id="5f3e"), {"_id": "bert", "vault_secret_ref": "x"}])
+    assert list(roster.usable) == ["anna", "bert"]
+
+
+def test_secret_reference_falls_back_to_the_older_name() -> None:
+    """`vault_secret_ref` wins; SpreadPilot's `ibkr_secret_ref` serves where it is missing."""
+    both = a_document(ibkr_secret_ref="old/anna")
+    old = {"id": "bert", "ibkr_secret_ref": "old/bert"}
+    assert [each.vault_secret_ref for each in parse_roster([both, old]).usable.values()] == ["ibkr/anna", "old/bert"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=140),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+field_names = st.sampled_from(
+    ["id", "_id", "vault_secret_ref", "enabled", "state", "trading_mode", "account", "region", "gateway", "other"]
+)
+
+
+@given(st.lists(st.one_of(json_values, st.dictionaries(field_names, json_values, max_size=6)), max_size=8))
+def test_any_garbage_is_accounted_for(documents: list[Any]) -> None:
+    """Whatever a store holds: nothing raises, each fault is one short line, and a good record beside it is usable."""
+    roster = parse_roster([*documents, a_document(id="the good one")])
+    assert "the good one" in {*roster.usable, *roster.faulty}
+    assert len(roster.usable) + len(roster.faulty) <= len(documents) + 1
+    assert not roster.usable.keys() & roster.faulty.keys()
+    for fault in roster.faulty.values():
+        assert fault.fault.endswith((".", ")"))
+        assert "\n" not in fault.fault
+        assert len(fault.fault) < 500
