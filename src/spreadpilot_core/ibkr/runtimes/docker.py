@@ -126,6 +126,10 @@ class DockerRuntime:
         self._dialects[spec.follower_id] = image.contract.dialect
         return image.contract.dialect
 
+    def pulling(self) -> Sequence[str]:
+        """A sentence for each image that is being pulled now, with its progress."""
+        return tuple(self._images.progress.values())
+
     async def create(self, spec: GatewaySpec, leases: Leases) -> Created:
         """Create the container; it waits for its secret on the door and runs nothing yet."""
         image = await self._images.at_hand(spec)

@@ -21,6 +21,7 @@ from spreadpilot_core.ibkr.errors import (
     LaunchError,
     RegistryDeniedError,
     RegistryUnreachableError,
+    RuntimeUnavailableError,
 )
 from spreadpilot_core.ibkr.protocols import GatewaySpec
 from spreadpilot_core.ibkr.runtimes.docker_engine import Engine, EngineRefusedError
@@ -91,7 +92,10 @@ class ImageStore:
             pull = self._tasks.begin(f"pull {reference}", self._pull(reference), then=_someone_awaits)
             self._pulls[reference] = pull
             pull.add_done_callback(lambda _: self._pulls.pop(reference, None))
-        await asyncio.shield(pull)
+        await asyncio.wait([pull])  # a waiter that is cancelled leaves the pull to the others
+        if pull.cancelled():
+            raise RuntimeUnavailableError(f"The Docker runtime was closed while it pulled {reference}.")
+        pull.result()
 
     async def _pull(self, reference: str) -> None:
         registry, server = registry_of(reference)
