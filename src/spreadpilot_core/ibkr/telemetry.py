@@ -32,7 +32,7 @@ _QUIET = {
     "ib_insync": logging.CRITICAL,
     "aiohttp": logging.WARNING,
     "httpx": logging.WARNING,
-    "uvicorn": logging.WARNING,
+    "uvicorn": logging.CRITICAL,
     "watchfiles": logging.WARNING,
     "pymongo": logging.WARNING,
 }
