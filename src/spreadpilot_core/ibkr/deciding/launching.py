@@ -95,6 +95,8 @@ def _pause_after_failure(s: Situation, prepared: Prepared) -> tuple[str, datetim
         return None
     if turn[1].outcome is LoginOutcome.SECOND_FACTOR_MISSED:
         return None  # a human said since then that the phone is at hand: nothing else clears `needs_human`
+    if turn[1].outcome is LoginOutcome.REJECTED and turn[1].secret_version != prepared.login.version:
+        return None  # another password was stored: that cures a rejection, and the budget still counts
     count = len(prepared.counted)
     ended = turn[1].outcome.value.replace("_", " ") if turn[1].outcome else "unfinished"
     return (
