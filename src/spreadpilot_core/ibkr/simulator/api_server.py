@@ -60,6 +60,7 @@ class ApiServer:
         self._on_client_gone = on_client_gone
         self._listener: asyncio.Server | None = None
         self._connections: dict[Session, asyncio.Event] = {}
+        self._serving: set[asyncio.Task[None]] = set()
         self._beating: asyncio.Task[None] | None = None
 
     @property
@@ -69,7 +70,7 @@ class ApiServer:
 
     async def listen(self, host: str, port: int) -> int:
         """Listen by itself; gives the port, which `port` 0 leaves to the system."""
-        self._listener = await asyncio.start_server(self.serve, host, port)
+        self._listener = await asyncio.start_server(self._accept, host, port)
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
@@ -144,6 +145,11 @@ class ApiServer:
                 self.exchange.beat()
         finally:
             self._beating = None
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self.serve(reader, writer), name="simulator: API client")
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     def _leave(self, session: Session) -> None:
         if session.has_started:

@@ -9,7 +9,7 @@ import datetime as dt
 
 from spreadpilot_core.ibkr.simulator.api import wire
 from spreadpilot_core.ibkr.simulator.api.contract_messages import eleven, head, tail
-from spreadpilot_core.ibkr.simulator.books.orders import Execution, Order, Preview
+from spreadpilot_core.ibkr.simulator.books.orders import Execution, Order, Preview, Status
 
 Parts = list[wire.Field]
 
@@ -130,7 +130,7 @@ def _state(order: Order, preview: Preview | None) -> Parts:
     change = [preview.initial_change, preview.maintenance_change, preview.equity_change]
     after = [amount + added for amount, added in zip(before, change, strict=True)]
     fee = preview.commission
-    return [order.status.value, *before, *change, *after, fee, fee, fee, "USD", ""]
+    return [Status.PRE_SUBMITTED.value, *before, *change, *after, fee, fee, fee, "USD", ""]
 
 
 def _adjusted() -> Parts:

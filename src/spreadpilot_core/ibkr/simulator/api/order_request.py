@@ -63,7 +63,7 @@ def read_ticket(fields: Fields, *, order_id: int, client_id: int, version: int) 
 
 def _read_what_if(fields: Fields) -> bool:
     """Walk from rule80A to the conditions."""
-    fields.skip(15)  # rule80A to stockRangeUpper
+    fields.skip(14)  # rule80A to stockRangeUpper
     fields.skip(3)  # overridePercentageConstraints, volatility, volatilityType
     delta_neutral_type = fields.text()
     fields.skip(9 if delta_neutral_type else 1)
