@@ -1,0 +1,104 @@
+"""`gateway-manager run`: one manager as a service, from its start to a completed SIGTERM.
+
+    start -> control socket -> wait for a signal or `detach` -> stop (or detach) -> exit code
+
+SIGTERM and Ctrl-C do what `on_sigterm` says. A second signal hurries: what was asked to close is killed. A third one
+ends the process as it is; the next manager finds what is left. It knows the manager's public API and nothing below it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import structlog
+
+from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.service.control import control_app
+from spreadpilot_core.ibkr.service.control_server import ControlServer
+from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.telemetry import set_up_logs
+
+log = structlog.get_logger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_KILLED_BY_US = 70
+"""Exit code after a third signal."""
+
+
+def run() -> None:
+    """Read the settings from the environment and serve until the end.
+
+    Raises:
+        GatewayManagerError: it could not start, or could not end as it should.
+    """
+    settings = Settings.read()
+    set_up_logs(form=settings.log_format, level=settings.log_level)
+    asyncio.run(Service(GatewayManager()).run())
+
+
+class Service:
+    """One manager, its control socket and the process's signals."""
+
+    def __init__(self, manager: GatewayManager) -> None:
+        self._manager = manager
+        self._end = asyncio.Event()
+        self._how: Literal["stop", "detach"] = "stop"
+        self._signals = 0
+
+    async def run(self) -> None:
+        """Serve until a signal or `detach`. Raises `GatewayManagerError` when starting or ending fails."""
+        with self._heeding_signals():
+            await self._manager.start()
+            settings = self._manager.settings
+            log.info("manager started", state_dir=str(settings.state_dir), store=settings.store, pid=os.getpid())
+            app = control_app(self._manager, detach=self.detach)
+            try:
+                async with ControlServer(app, settings.state_dir):
+                    await self._end.wait()
+                    await self._finish()
+            except BaseException:
+                await self._manager.detach()  # a defect of ours is no reason to log anybody out
+                raise
+            log.info("manager ended", how=self._how)
+
+    def detach(self) -> None:
+        """End soon and leave the gateways; returns at once."""
+        if not self._end.is_set():
+            self._how = "detach"
+            self._end.set()
+
+    async def _finish(self) -> None:
+        log.info("manager ends", how=self._how)
+        try:
+            await (self._manager.stop() if self._how == "stop" else self._manager.detach())
+        except GatewayManagerError as error:
+            log.error("manager could not end as it should", sentence=str(error))  # noqa: TRY400  # the sentence is all
+            raise
+
+    @contextmanager
+    def _heeding_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._signalled, number)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _signalled(self, number: signal.Signals) -> None:
+        self._signals += 1
+        log.info("signal", signal=number.name, before=self._signals - 1)
+        if self._signals == 1:
+            self._how = self._manager.settings.on_sigterm if not self._end.is_set() else self._how
+            self._end.set()
+        elif self._signals == 2:  # noqa: PLR2004  # the second one
+            self._manager.hurry()
+        else:
+            os._exit(_KILLED_BY_US)
