@@ -34,8 +34,12 @@ SETTLE_WITHIN = 10.0
 
 
 class _Trace(NamedTuple):
-    """What the file system says of one state of the file; another state differs in one of these."""
+    """What the file system says of one state of the file; another state differs in one of these.
 
+    For a file that isn't there it is its directory's: a file that came and went meanwhile has changed that.
+    """
+
+    is_there: bool
     inode: int
     size: int
     modified_ns: int
@@ -48,7 +52,6 @@ class LocalFollowers:
     def __init__(self, path: Path, *, poll_interval: float) -> None:
         self._path = path
         self._poll_interval = poll_interval
-        self._was_there = False
         self._changed = asyncio.Event()
         self._closed = True
         self._tasks = Tasks("followers.toml")
@@ -122,34 +125,37 @@ class LocalFollowers:
         until = time.monotonic() + SETTLE_WITHIN
         while time.monotonic() < until:
             before = await asyncio.to_thread(self._trace)
-            if before is None and not self._was_there:
-                return b""
             if self._is_fresh(before):
                 await asyncio.sleep(SETTLED)
             content = await asyncio.to_thread(read_content, self._path)
             if await asyncio.to_thread(self._trace) == before:
-                self._was_there = before is not None
                 return content
         raise StoreUnavailableError(f"{self._path} has been changing all the time for {SETTLE_WITHIN:g} s.")
 
-    def _is_fresh(self, trace: _Trace | None) -> bool:
-        """Whether somebody may be in the middle of a change; a file that is suddenly gone is one."""
-        if trace is None:
-            return True
-        return abs(time.time_ns() - max(trace.modified_ns, trace.changed_ns)) < SETTLED * 1e9
+    def _is_fresh(self, trace: _Trace) -> bool:
+        """Whether somebody may be in the middle of a change; a file that isn't there may be about to come back."""
+        age = time.time_ns() - max(trace.modified_ns, trace.changed_ns)
+        return not trace.is_there or abs(age) < SETTLED * 1e9
 
-    def _trace(self) -> _Trace | None:
-        """The file's present state, None when there is none. Raises `StoreUnavailableError`."""
+    def _trace(self) -> _Trace:
+        """The present state. Raises `StoreUnavailableError`."""
         try:
-            status = self._path.stat()
+            try:
+                return _trace_of(self._path, is_there=True)
+            except FileNotFoundError:
+                return _trace_of(self._path.resolve().parent, is_there=False)
         except FileNotFoundError:
-            return None
+            return _Trace(False, 0, 0, 0, 0)
         except OSError as error:
             raise unreadable(self._path, error) from error
-        return _Trace(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def _trace_or_none(self) -> _Trace | None:
         try:
             return self._trace()
         except StoreUnavailableError:
             return None
+
+
+def _trace_of(path: Path, *, is_there: bool) -> _Trace:
+    status = path.stat()
+    return _Trace(is_there, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
