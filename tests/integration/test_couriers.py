@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from spreadpilot_core.ibkr.audit import AuditTrail
-from spreadpilot_core.ibkr.credentials.couriers import COMMAND, Couriers, courier_environment
+from spreadpilot_core.ibkr.credentials.couriers import COMMAND, Couriers, courier_environment, first_line
 from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
 from spreadpilot_core.ibkr.errors import (
     AuditError,
@@ -24,6 +24,7 @@ from spreadpilot_core.ibkr.errors import (
     DeliveryExpiredError,
 )
 from spreadpilot_core.ibkr.protocols import FollowerId, Login
+from spreadpilot_core.ibkr.settings import Settings
 from support.couriers import couriers_in, is_alive, pids, until
 from support.doors import Doorway
 
@@ -63,7 +64,7 @@ async def test_one_process_serves_a_burst_and_goes(couriers: Couriers, state_dir
     assert {login.source for login in logins} == {"stored"}
     await until(lambda: not is_alive(pid))
     assert time.monotonic() - delivered < 10
-    verdict = AuditTrail(state_dir).verify()
+    verdict = await asyncio.to_thread(AuditTrail(state_dir).verify)
     assert (verdict.findings, verdict.lines) == ((), 2 * FLEET)
 
 
@@ -83,7 +84,7 @@ async def test_versions_are_told_without_reading(couriers: Couriers, state_dir: 
     """The version is the one that a read gives; asking for it needs no key and is no read in the trail."""
     (state_dir / "credentials.key").rename(state_dir / "elsewhere")
     version = await couriers.version("secret/data/ibkr/f3")
-    assert list(AuditTrail(state_dir).entries()) == []
+    assert (await asyncio.to_thread(AuditTrail(state_dir).verify)).lines == 0
     (state_dir / "elsewhere").rename(state_dir / "credentials.key")
     assert (await read(couriers, 3)).version == version
 
@@ -249,7 +250,7 @@ async def test_a_courier_inherits_little(state_dir: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("lines", [0, 1])
 def test_the_end_of_input_ends_it(state_dir: Path, lines: int) -> None:
     """A manager that dies takes its courier with it, before or after the first line."""
-    first = {"state_dir": str(state_dir), "key_file": None, "passphrase_file": None, "vault": None, "who": "t"}
+    first = first_line(Settings.read(state_dir=state_dir, vault_enabled=False))
     done = subprocess.run(
         COMMAND,
         input=json.dumps(first).encode() + b"\n" if lines else b"",
@@ -269,7 +270,7 @@ def test_a_failure_inside_tells_places_and_no_values(state_dir: Path) -> None:
         "custody.Custody.read = read\n"
         "courier.main()\n"
     )
-    first = {"state_dir": str(state_dir), "key_file": None, "passphrase_file": None, "vault": None, "who": "t"}
+    first = first_line(Settings.read(state_dir=state_dir, vault_enabled=False))
     request = {"id": 1, "do": "read", "ref": "a", "dialect": "ibc", "follower": "f"}
     with subprocess.Popen(
         (sys.executable, "-c", planted),

@@ -5,7 +5,7 @@ Python can't wipe a string from memory, so the process that saw one must end. Th
 `__main__` guard) and speaks JSON lines with its standard streams; `couriers` is the other side. It serves a burst of
 followers, since starting Python costs time, and takes the keys to the secrets itself, from environment and files.
 
-    first line   settings, without secrets: state_dir, key_file, passphrase_file, vault, remember, who
+    first line   settings, without secrets: state_dir, key_file, passphrase_file, vault (its address), mount, remember, who
     asked        {"id", "do": "read", "ref", "dialect", "follower"}   {"id", "do": "deliver", "ticket", "door"}
                  {"id", "do": "version", "ref"}                       {"id", "do": "forget", "ticket"}
     answered     {"id", …} or {"id", "error": {"kind", "what", "hint"}}, in whatever order they are ready
@@ -130,7 +130,9 @@ class Courier:
             case "version":
                 if not self._has_read:
                     self._last_work = time.monotonic()
-                return self._custody.version(request["ref"])
+                answer = self._custody.version(request["ref"])
+                self._has_read = self._has_read or answer["needed_reading"]
+                return answer
             case other:
                 msg = f"The courier does not know {other!r}."
                 raise CredentialsRefusedError(msg)

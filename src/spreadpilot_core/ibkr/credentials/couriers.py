@@ -84,6 +84,8 @@ class Couriers:
         self._current: asyncio.Task[_Courier] | None = None
         self._started = 0
         self._closed = False
+        self.renew_within: float | None = None
+        """Seconds within which `version` should be asked again, so that Vault's token is renewed in time; None: no matter."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Couriers:
@@ -156,7 +158,9 @@ class Couriers:
         while True:
             courier = await self._courier()
             with suppress(_LeftError):
-                return await courier.ask(request), courier
+                answer = await courier.ask(request)
+                self.renew_within = answer.get("renew_within")
+                return answer, courier
 
     async def _courier(self) -> _Courier:
         if self._closed:
@@ -337,12 +341,12 @@ class _Courier:
 
 def first_line(settings: Settings) -> dict[str, Any]:
     """What a courier is told at its start: where things are, and nothing secret."""
-    vault = {"address": settings.vault_addr} if settings.vault_enabled and settings.vault_addr else None
     return {
         "state_dir": str(settings.state_dir.absolute()),
         "key_file": _path(settings.credentials_key_file),
         "passphrase_file": _path(settings.credentials_passphrase_file),
-        "vault": vault,
+        "vault": settings.vault_addr if settings.vault_enabled and settings.vault_addr else None,
+        "mount": settings.vault_mount,
         "remember": settings.remember_credentials,
         "who": actor("manager"),
     }

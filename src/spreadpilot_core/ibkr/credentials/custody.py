@@ -103,6 +103,7 @@ class Custody:
             "dated": found.version.dated.isoformat() if found.version.dated else None,
             "notice": found.notice,
             "ticket": ticket,
+            "renew_within": self._source.renew_within,
         }
 
     def deliver(self, ticket: str, door: Mapping[str, str]) -> Answer:
@@ -127,12 +128,20 @@ class Custody:
         return {"delivered": True}
 
     def version(self, ref: str) -> Answer:
-        """The secret's newest version.
+        """The secret's newest version; audited where the password had to be read to tell.
 
         Raises:
             GatewayManagerError: why not.
         """
-        return {"version": self._source.version(ref).version}
+        found = self._source.version(ref)
+        if found.needed_reading:
+            facts = {"ref": ref, "version": found.version, "detail": "for its version alone"}
+            self._note("read", "done", facts)
+        return {
+            "version": found.version,
+            "renew_within": self._source.renew_within,
+            "needed_reading": found.needed_reading,
+        }
 
     def forget(self, ticket: str) -> Answer:
         """Let go of what nobody will ask for."""

@@ -119,6 +119,11 @@ class EncryptedCredentials:
             with self._exclusive():
                 return self._read(ref)
 
+    @property
+    def renew_within(self) -> float | None:
+        """A file needs nothing kept alive."""
+        return None
+
     def close(self) -> None:
         """Nothing is kept open."""
 

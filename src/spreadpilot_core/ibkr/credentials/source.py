@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
+from spreadpilot_core.ibkr.errors import CredentialsRefusedError
+
 Source = Literal["vault", "stored"]
 
 
@@ -21,6 +23,9 @@ class SecretVersion:
     """Names this content: "NUMBER-MARK", where people read the number and the mark tells a secret made anew."""
     dated: datetime | None
     """When this version was written, UTC."""
+
+    needed_reading: bool = False
+    """Whether the password had to be read to tell, since the source keeps no versions."""
 
     @property
     def shown(self) -> str:
@@ -42,6 +47,10 @@ class Credentials:
     """Whether they stand in for a source that is away."""
 
 
+class SecretGoneError(CredentialsRefusedError):
+    """The source confirmed that the secret is deleted, or denied to us: what was remembered of it must go."""
+
+
 class CredentialSource(Protocol):
     """Gives the login that a reference names."""
 
@@ -50,6 +59,10 @@ class CredentialSource(Protocol):
 
     def version(self, ref: str) -> SecretVersion:
         """The newest version's name, without reading the password where the source can tell."""
+
+    @property
+    def renew_within(self) -> float | None:
+        """Seconds within which the source wants to be asked again, to keep its own key alive; None: no matter."""
 
     def close(self) -> None:
         """Let go of sessions and tokens; safe to call twice."""

@@ -1,11 +1,12 @@
-"""Which source of credentials the settings name. Runs inside the courier.
+"""Which source of credentials the settings name; runs inside the courier.
 
-vault_enabled and VAULT_ADDR   Vault, with the encrypted store for the day it is away
-otherwise                      the encrypted store alone
+With `vault_enabled` and `VAULT_ADDR` it is Vault, with the encrypted store for the day Vault is away; otherwise it is the
+encrypted store alone. Vault's client is loaded only where it is needed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,34 @@ from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
 from spreadpilot_core.ibkr.credentials.source import CredentialSource
 
 
-def open_source(settings: Mapping[str, Any], *, trail: AuditTrail, say: Callable[[str], None]) -> CredentialSource:  # noqa: ARG001
+def open_source(settings: Mapping[str, Any], *, trail: AuditTrail, say: Callable[[str], None]) -> CredentialSource:
     """The source that the courier's first line names; opens no connection yet."""
-    return EncryptedCredentials.at(
+    store = EncryptedCredentials.at(
         Path(settings["state_dir"]),
         key_file=_path(settings["key_file"]),
         passphrase_file=_path(settings["passphrase_file"]),
+        mount=settings["mount"],
         say=say,
+    )
+    return _with_vault(settings, store, trail, say) if settings["vault"] else store
+
+
+def _with_vault(
+    settings: Mapping[str, Any], store: EncryptedCredentials, trail: AuditTrail, say: Callable[[str], None]
+) -> CredentialSource:
+    from spreadpilot_core.ibkr.credentials.fallback import RememberingCredentials  # noqa: PLC0415  # with Vault only
+    from spreadpilot_core.ibkr.credentials.vault import VaultAccess, VaultCredentials  # noqa: PLC0415  # loads hvac
+
+    mount = settings["mount"]
+    access = VaultAccess.from_environment(os.environ, address=settings["vault"], mount=mount)
+    return RememberingCredentials(
+        VaultCredentials(access, mark=store.mark),
+        store,
+        remember=settings["remember"],
+        trail=trail,
+        who=settings["who"],
+        say=say,
+        mount=mount,
     )
 
 
