@@ -7,8 +7,10 @@ up. It blocks, for milliseconds.
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import socket
+import tarfile
 from typing import Any
 from urllib.parse import urlencode
 
@@ -41,7 +43,7 @@ class DockerApi:
     def __init__(self, socket_path: str) -> None:
         self.socket = socket_path
 
-    def ask(self, method: str, path: str, *, body: Any = None, **parameters: Any) -> Any:
+    def ask(self, method: str, path: str, /, *, body: Any = None, **parameters: Any) -> Any:
         """One request; JSON is parsed. Bytes are sent as they are, anything else as JSON."""
         connection = _Connection(self.socket)
         data, kind = (body, "application/x-tar") if isinstance(body, bytes) else (json.dumps(body), "application/json")
@@ -89,6 +91,15 @@ class DockerApi:
         work = self.ask("POST", f"/containers/{container}/exec", body=order)["Id"]
         said: str = self.ask("POST", f"/exec/{work}/start", body={"Detach": False, "Tty": True})
         return said.replace("\r\n", "\n")
+
+    def put_file(self, container: str, path: str, content: bytes) -> None:
+        """Write a file inside, readable by all."""
+        directory, _, name = path.rpartition("/")
+        buffer, entry = io.BytesIO(), tarfile.TarInfo(name)
+        entry.size, entry.mode = len(content), 0o644
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            archive.addfile(entry, io.BytesIO(content))
+        self.ask("PUT", f"/containers/{container}/archive", body=buffer.getvalue(), path=directory)
 
     def logs(self, container: str) -> str:
         """Everything that it printed, frames and all."""
