@@ -6,7 +6,8 @@ directory. When it dies its gateways are gone with it, without an event: the nex
 `GAP`, and whoever lists then finds nothing.
 
 Managers with different owners (`container_prefix`) may share a directory without seeing each other. What is to go wrong
-with a follower's gateway is said in the directory's `scripts.json`, by `script`, or at run time by `inject`.
+with a follower's gateway is said in the directory's `scripts.json` (see `simulator.engine.script_book`), by `script`, or at
+run time by `inject`.
 """
 
 from __future__ import annotations
@@ -157,7 +158,10 @@ class SimulatedRuntime:
     # ------------------------------------------------------------------ what only a simulation can do
 
     async def inject(self, follower_id: FollowerId, fault: str, **arguments: Any) -> None:
-        """Make a fault happen now in the follower's running gateway; raises `LaunchError` with the known names."""
+        """Make a fault happen now in the follower's gateway; while none runs, a fault of the login at its next start.
+
+        Raises `LaunchError` with the known names and arguments (see `simulator.faults`).
+        """
         await self._ask("inject", follower_id=follower_id, fault=fault, arguments=arguments)
 
     async def script(

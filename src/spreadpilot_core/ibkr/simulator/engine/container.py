@@ -22,6 +22,7 @@ from spreadpilot_core.ibkr.simulator.engine.feed import Feed
 from spreadpilot_core.ibkr.simulator.engine.refusals import Code, Refused
 from spreadpilot_core.ibkr.simulator.engine.script_book import DIALECTS, Part
 from spreadpilot_core.ibkr.simulator.gateway import SimulatedGateway
+from spreadpilot_core.ibkr.simulator.image_rules import filled, java_properties
 
 KILLED = 137
 """Exit code of a killed container."""
@@ -127,7 +128,7 @@ class Container:
         if self._secret is None:
             raise Refused("no_secret", f"The container {self.order.name} waits for its secret and can't start without.")
         self._gateway = self._make_gateway(part)
-        password, self._secret = _decode(self._secret), None
+        password, self._secret = _as_typed(self._secret, self.order), None
         self.has_secret_file = True
         self.state = "running"
         self.started_at = datetime.now(UTC)
@@ -136,18 +137,15 @@ class Container:
 
     def pause(self) -> None:
         """Freeze it (SIGSTOP-like): nothing moves until `unpause`. Raises `Refused`."""
-        self.gateway("running").api.behaviour.frozen = True
+        self.gateway("running").inject("freeze")
         self.state = "paused"
         self._changed(self, "paused")
 
     def unpause(self) -> None:
         """Let it go on; a SIGTERM that came meanwhile is acted on now. Raises `Refused`."""
-        gateway = self.gateway("paused")
-        gateway.api.behaviour.frozen = False
+        self.gateway("paused").inject("thaw")
         self.state = "running"
         self._changed(self, "resumed")
-        if self._terminated:
-            gateway.terminate()
 
     def gateway(self, *states: str) -> SimulatedGateway:
         """The gateway in it, which is in one of `states`. Raises `Refused`."""
@@ -168,8 +166,7 @@ class Container:
             return
         if grace > 0 and not self._terminated:
             self._terminated = True
-            if self.state == "running":
-                self.gateway("running").terminate()
+            self.gateway("running", "paused").terminate()
         kill = asyncio.get_running_loop().call_later(grace, self.kill)
         try:
             await asyncio.wait([self._life])
@@ -203,8 +200,10 @@ class Container:
                 script=part.script,
                 timings=part.timings,
                 server_version=part.server_version,
+                password_sha256=part.password_sha256,
                 on_line=self._take_line,
             )
+            gateway.api.exchange = part.open_books(gateway.api.exchange)
             gateway.bind()
         except ValueError as error:
             raise Refused("failed", f"The gateway can't be made: {error}.") from error
@@ -230,8 +229,9 @@ class Container:
         self.log.append(line[:_LONGEST_LINE])
 
 
-def _decode(secret: bytes) -> str:
-    try:
-        return secret.decode()
-    except UnicodeDecodeError:
-        return secret.decode("latin-1")
+def _as_typed(secret: bytes, order: Order) -> str:
+    """What reaches IBKR's login form of what was delivered: each controller reads its file by rules of its own."""
+    if order.dialect == "ibc":
+        return java_properties(b"IbPassword=" + secret)["IbPassword"]
+    settings = {"program": "gateway", "trading_mode": order.trading_mode, "userid": order.user}
+    return filled(secret.decode(errors="replace").strip(), settings)

@@ -16,6 +16,7 @@ from spreadpilot_core.ibkr.simulator.engine.container import Container, Order
 from spreadpilot_core.ibkr.simulator.engine.feed import Feed
 from spreadpilot_core.ibkr.simulator.engine.refusals import Refused
 from spreadpilot_core.ibkr.simulator.engine.script_book import ScriptBook
+from spreadpilot_core.ibkr.simulator.gateway import SimulatedGateway
 
 _EVENTS_KEPT = 4_096
 _LAST_LINES = 50
@@ -74,6 +75,13 @@ class Engine:
             if container.order.follower_id == follower_id:
                 return container
         raise Refused("gone", f"The follower {follower_id!r} has no container.")
+
+    def gateway_of(self, follower_id: str, owner: str) -> SimulatedGateway | None:
+        """The follower's running gateway, or None."""
+        for container in self.find(owner):
+            if container.order.follower_id == follower_id and container.state in ("running", "paused"):
+                return container.gateway("running", "paused")
+        return None
 
     def start(self, container: Container) -> None:
         """Start it as its follower's script says. Raises `Refused`; the container then stays `created`."""

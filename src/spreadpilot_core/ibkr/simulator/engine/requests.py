@@ -97,10 +97,14 @@ async def _kill(engine: Engine, owner: str, request: Request, _told: Answer) -> 
 
 
 async def _inject(engine: Engine, owner: str, request: Request, told: Answer) -> Answer:
-    container = engine.of_follower(text(request, "follower_id"), owner)
     told["fault"] = fault = text(request, "fault")
+    follower_id, arguments = text(request, "follower_id"), mapping(request, "arguments")
+    gateway = engine.gateway_of(follower_id, owner)
     try:
-        container.gateway("running", "paused").inject(fault, **mapping(request, "arguments"))
+        if gateway is not None:
+            gateway.inject(fault, **arguments)
+        else:
+            engine.scripts.add_to_next(owner, follower_id, fault, arguments)
     except (ValueError, TypeError) as error:
         raise Refused("unknown_fault", f"{error}") from error
     return {}

@@ -6,12 +6,12 @@
       "server_version": 178,
       "followers": {
         "alice": {"laps": [{"wrong_password": true}]},         the first start of alice's gateway rejects its password
-        "bob": {"accounts": ["DU1000001"], "timings": "real", "dialect": "ibc"}
+        "bob": {"accounts": ["DU1000001"], "timings": "real", "dialect": "ibc", "password_sha256": "5e88…"}
       }
     }
 
 Everything is optional. The file is read again whenever something is created or started, so an edit counts from the next
-start on. A follower's laps (see `simulator.script`) are used up one a start, over all its containers, once for each owner;
+start on. Without `password_sha256` any password is right. A follower's laps (see `simulator.script`) are used up one a start, over all its containers, once for each owner;
 they begin anew when its entry changes, when a program gives it other laps, and with a new host.
 """
 
@@ -25,14 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spreadpilot_core.ibkr.simulator import faults
+from spreadpilot_core.ibkr.simulator.books.exchange import Exchange
 from spreadpilot_core.ibkr.simulator.engine.files import SCRIPTS
 from spreadpilot_core.ibkr.simulator.engine.refusals import Refused
 from spreadpilot_core.ibkr.simulator.script import Script, Timings
 
 DIALECTS = ("ibcontroller", "ibc")
 _NAMED_TIMINGS = {"fast": Timings.FAST, "real": Timings.REAL}
-_FOLLOWER_KEYS = {"laps", "accounts", "timings", "dialect", "server_version"}
-_KEYS = (_FOLLOWER_KEYS - {"laps", "accounts"}) | {"followers"}
+_FOLLOWER_KEYS = {"laps", "accounts", "timings", "dialect", "server_version", "password_sha256"}
+_KEYS = (_FOLLOWER_KEYS - {"laps", "accounts", "password_sha256"}) | {"followers"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,12 @@ class Part:
     script: Script
     timings: Timings
     server_version: int
+    password_sha256: str | None
+    _books: dict[tuple[str, ...], Exchange]
+
+    def open_books(self, fresh: Exchange) -> Exchange:
+        """The books of these accounts: orders, cash and positions are IBKR's and outlive a gateway."""
+        return self._books.setdefault(tuple(self.accounts), fresh)
 
 
 class ScriptBook:
@@ -51,6 +59,7 @@ class ScriptBook:
     def __init__(self, directory: Path) -> None:
         self._path = directory / SCRIPTS
         self._said: dict[str, dict[str, Any]] = {}
+        self._books: dict[tuple[str, ...], Exchange] = {}
         self._scripts: dict[tuple[str, str], tuple[object, Script]] = {}
 
     def say(self, follower_id: str, entry: Mapping[str, Any]) -> None:
@@ -62,6 +71,11 @@ class ScriptBook:
         if "laps" in entry:
             for key in [key for key in self._scripts if key[1] == follower_id]:
                 del self._scripts[key]
+
+    def add_to_next(self, owner: str, follower_id: str, fault: str, arguments: Mapping[str, Any]) -> None:
+        """Let a fault happen at the follower's next start, whatever its script has for it. Raises `ValueError`."""
+        checked = faults.check(fault, arguments, at_start=True)
+        self._script(owner, follower_id, self._entry(follower_id).get("laps", ())).add_to_next(fault, checked)
 
     def dialect(self, follower_id: str) -> str:
         """The controller that a follower's gateway has when its image doesn't say."""
@@ -79,6 +93,8 @@ class ScriptBook:
             script=self._script(owner, follower_id, entry.get("laps", ())),
             timings=_timings(entry.get("timings", "fast"), follower_id),
             server_version=entry.get("server_version", 178),
+            password_sha256=entry.get("password_sha256"),
+            _books=self._books,
         )
 
     def _script(self, owner: str, follower_id: str, laps: Any) -> Script:
