@@ -45,7 +45,12 @@ async def home() -> AsyncIterator[Home]:
 async def manager_process(home: Home) -> asyncio.subprocess.Process:
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in home.settings.items()}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", RUN, json.dumps(settings), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        sys.executable,
+        "-c",
+        RUN,
+        json.dumps(settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
     )
 
 
@@ -78,7 +83,7 @@ async def ready(manager: GatewayManager, followers: list[str]) -> None:
 
 
 async def test_ten_gateways_outlive_a_killed_manager_and_are_adopted_unchanged(home: Home) -> None:
-    """kill -9 with ten gateways: the next manager adopts all ten, restarts none, keeps ports and client ids."""
+    """After kill -9 with ten gateways: the next manager adopts all ten, restarts none, keeps ports and client ids."""
     followers = [f"follower_{number}" for number in range(10)]
     await home.add(*followers)
     process = await manager_process(home)
@@ -121,7 +126,9 @@ async def test_killed_at_any_moment_of_a_launch_the_next_start_ends_with_one_gat
         if manager.get_gateway_status(each) is GatewayStatus.FAILED or seen(manager, each).state is State.BACKING_OFF:
             await manager.launch_gateway(each, retry_login=True)
     await eventually(
-        lambda: all(seen(manager, each).state in (State.READY, State.BACKING_OFF, State.NEEDS_HUMAN) for each in followers),
+        lambda: all(
+            seen(manager, each).state in (State.READY, State.BACKING_OFF, State.NEEDS_HUMAN) for each in followers
+        ),
         manager.list_gateways,
     )
     for each in followers:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 from ib_async import IB
 
+from spreadpilot_core.ibkr.events import ClientStale, Event
 from spreadpilot_core.ibkr.gateway_manager import (
     AlreadyRunningError,
     GatewayManager,
@@ -187,12 +188,11 @@ async def test_a_killed_gateway_is_replaced_and_the_old_client_is_named_stale(ho
     await runtime.open()
     async with running(home) as manager:
         old = await manager.get_client("anna")
-        stale: list[object] = []
+        heard: list[Event] = []
 
         async def listen() -> None:
             async for event in manager.events():
-                if event.name == "ClientStale":
-                    stale.append(event.client)  # type: ignore[attr-defined]
+                heard.append(event)  # noqa: PERF401  # the list is read while this still listens
 
         listening = asyncio.create_task(listen())
         await asyncio.sleep(0)
@@ -203,7 +203,7 @@ async def test_a_killed_gateway_is_replaced_and_the_old_client_is_named_stale(ho
 
         assert new is not None
         assert new is not old
-        assert stale[0] is old
+        assert [each.client for each in heard if isinstance(each, ClientStale)] == [old]
         assert old is not None
         assert not old.isConnected()
         listening.cancel()
@@ -235,7 +235,7 @@ async def test_exhausted_ports_name_the_range_the_holders_and_the_setting(home: 
         async with running(home, port_range_end=first + 1) as manager:
             await eventually(
                 lambda: {seen(manager, each).state for each in ("anna", "ben")} == {State.READY, State.BACKING_OFF},
-                lambda: manager.list_gateways(),
+                manager.list_gateways,
             )
             failed = next(each for each in manager.list_gateways() if each.state is State.BACKING_OFF)
             assert f"{first}-{first + 1}" in (failed.reason or "")

@@ -154,10 +154,7 @@ def test_a_new_version_of_a_rejected_secret_is_tried_once_by_itself() -> None:
 
 
 def settled_ready(world: World) -> bool:
-    for _ in range(100):
-        if world.step().state is State.READY:
-            return True
-    return False
+    return any(world.step().state is State.READY for _ in range(100))
 
 
 def test_the_first_loss_after_a_good_login_is_made_good_at_once() -> None:
@@ -291,10 +288,7 @@ def test_a_rejection_in_a_session_that_was_logged_in_gets_one_new_container() ->
 
 
 def settled_ready_with(world: World, *, containers: int) -> bool:
-    for _ in range(400):
-        if world.step().state is State.READY and world.containers == containers:
-            return True
-    return False
+    return any(world.step().state is State.READY and world.containers == containers for _ in range(400))
 
 
 def test_a_scheduled_restart_spends_no_login() -> None:

@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from spreadpilot_core.ibkr.connections import ConnectError, Connection, HeartbeatError, ProbeError
 
+from spreadpilot_core.ibkr.connections import ConnectError, Connection, HeartbeatError, ProbeError
 from spreadpilot_core.ibkr.deciding.observation import Failure, Prepared
 from spreadpilot_core.ibkr.errors import (
     CredentialsRefusedError,

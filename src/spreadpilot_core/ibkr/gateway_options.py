@@ -8,7 +8,6 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-
 _TIME_ZONES = available_timezones()
 """Read once, at import: it walks the disk, which must not happen on the loop for each follower."""
 

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from spreadpilot_core.ibkr.connections import Connector
-
 from spreadpilot_core.ibkr.admission import Admission
+from spreadpilot_core.ibkr.connections import Connector
 from spreadpilot_core.ibkr.deciding.observation import FleetView, Limits
 from spreadpilot_core.ibkr.events import EventBus
 from spreadpilot_core.ibkr.gateway_options import GatewayOptions

@@ -101,14 +101,14 @@ class ClientIdLeases:
         held = next((each for each, holder in self._holder.items() if holder == follower_id), None)
         if held is not None and held not in avoided:
             return held
-        client_id = self._draw(avoided)
+        client_id: int = self._draw(avoided)
         self.release(follower_id)
         self._holder[client_id] = follower_id
         return client_id
 
     def _draw(self, avoided: set[int]) -> int:
         for _ in range(64):
-            client_id = self._rng.randint(self._first, self._last)
+            client_id = int(self._rng.randint(self._first, self._last))
             if client_id not in self._holder and client_id not in avoided:
                 return client_id
         free = [each for each in range(self._first, self._last + 1) if each not in self._holder and each not in avoided]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from spreadpilot_core.ibkr.deciding.decision import Settlement
+from spreadpilot_core.ibkr.deciding.decision import Decision, Settlement
 from spreadpilot_core.ibkr.deciding.observation import PermitState, PermitView
 from spreadpilot_core.ibkr.house import House
 from spreadpilot_core.ibkr.protocols import (
     ContainerId,
     Follower,
     FollowerId,
+    Gateway,
     LoginAttempt,
     LoginOutcome,
     Record,
@@ -66,7 +67,23 @@ class OpenLogin:
         if self.attempt is not None:
             self.attempt = replace(self.attempt, started_at=None)
 
-    async def settle(self, settlement: Settlement, *, gateway_gone: bool) -> None:
+    async def write_down(
+        self, decision: Decision, gateway: Gateway | None, record: Record, follower: Follower | None
+    ) -> None:
+        """Settle the open login, then book the one that the controller typed by itself.
+
+        The caller has set `is_being_written`, so that nothing begins this twice.
+        """
+        try:
+            if decision.settle is not None:
+                await self._settle(decision.settle, gateway_gone=gateway is None)
+            if decision.book_login and gateway is not None:
+                await self._book(record, gateway.container_id, follower)
+        finally:
+            self.is_being_written = False
+            self._wake()
+
+    async def _settle(self, settlement: Settlement, *, gateway_gone: bool) -> None:
         """Write its end down; the permit is free once that is durable."""
         if self.attempt is None:
             return
@@ -80,7 +97,7 @@ class OpenLogin:
         else:
             self._house.admission.settled(self._id)
 
-    async def book(self, record: Record, container_id: ContainerId, follower: Follower | None) -> None:
+    async def _book(self, record: Record, container_id: ContainerId, follower: Follower | None) -> None:
         """Write down a login that the controller typed by itself."""
         if record.user is None:
             return

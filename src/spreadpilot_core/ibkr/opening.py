@@ -10,9 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from spreadpilot_core.ibkr.connections import Connector
-
 from spreadpilot_core.ibkr.admission import Admission
+from spreadpilot_core.ibkr.connections import Connector
 from spreadpilot_core.ibkr.deciding.observation import FleetView
 from spreadpilot_core.ibkr.events import EventBus
 from spreadpilot_core.ibkr.house import House, limits_of, utc_now

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 
 import structlog
-from spreadpilot_core.ibkr.connections import Connection
 
+from spreadpilot_core.ibkr.connections import Connection
 from spreadpilot_core.ibkr.deciding.observation import ConnectionView
 from spreadpilot_core.ibkr.errors import UnavailableError
 from spreadpilot_core.ibkr.house import House
@@ -64,6 +64,11 @@ class Presence:
             data_lost=bool(connection.data_lost),
             closed_reason=connection.closed_reason,
         )
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where the API answers, as "host:port"."""
+        return f"{self.gateway.host}:{self.gateway.leases.host_port}" if self.gateway is not None else None
 
     @property
     def is_running(self) -> bool:

@@ -119,7 +119,7 @@ def snapshot(supervisor: GatewaySupervisor) -> GatewaySnapshot:
         reason=decision.reason if decision else "It was not looked at yet.",
         since=supervisor.since,
         next_action=decision.next_action if decision else "It is looked at now.",
-        endpoint=supervisor.endpoint,
+        endpoint=there.endpoint,
         client_id=supervisor.client_id,
         accounts=connection.accounts if connection is not None else (),
         trading_mode=_trading_mode(supervisor),

@@ -14,13 +14,16 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from spreadpilot_core.ibkr import actions
 from spreadpilot_core.ibkr.action_slot import ActionSlot
 from spreadpilot_core.ibkr.deciding.decide import decide
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Memory
+from spreadpilot_core.ibkr.deciding.learning import forgiven
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Observation, Prepared, Wanted
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
-from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.errors import ClientIdsExhaustedError, GatewayManagerError
 from spreadpilot_core.ibkr.house import House
 from spreadpilot_core.ibkr.open_login import OpenLogin
 from spreadpilot_core.ibkr.presence import Presence
@@ -37,6 +40,8 @@ from spreadpilot_core.ibkr.protocols import (
 from spreadpilot_core.ibkr.requests import Requests
 from spreadpilot_core.ibkr.tasks import Tasks
 from spreadpilot_core.ibkr.telling import Teller
+
+log = structlog.get_logger(__name__)
 
 
 class GatewaySupervisor:
@@ -83,16 +88,23 @@ class GatewaySupervisor:
         """Walk the cycle until cancelled; cancelling undoes nothing."""
         try:
             while True:
-                self._wake.clear()
-                asked = self.requests.begin_cycle()
-                seen = self._observe()
-                decision = decide(self._memory, seen, self._house.fleet_view(), self._house.clock())
-                self._publish(decision, seen)
-                self._begin(decision)
-                self.requests.end_cycle(asked)
-                await self._wake_within(decision.recheck_after)
+                try:
+                    await self._cycle()
+                except Exception:  # a mistake of ours must not leave a gateway unwatched
+                    log.exception("cycle failed", follower=self.follower_id)
+                    await asyncio.sleep(1)
         finally:
             await self._let_go()
+
+    async def _cycle(self) -> None:
+        self._wake.clear()
+        asked = self.requests.begin_cycle()
+        seen = self._observe()
+        decision = decide(self._memory, seen, self._house.fleet_view(), self._house.clock())
+        self._publish(decision, seen)
+        self._begin(decision)
+        self.requests.end_cycle(asked)
+        await self._wake_within(decision.recheck_after)
 
     def wake(self) -> None:
         """Something may have changed."""
@@ -147,8 +159,8 @@ class GatewaySupervisor:
             self._tasks.begin("write down the login", self._write_down(decision))
         self.presence.drop_closed_connection()
         self._teller.tell(before, decision, seen)
-        if decision.state is State.READY and self.presence.connection is not None and self.endpoint is not None:
-            self._teller.ready(self.presence.connection, self.endpoint, self.client_id or 0)
+        if decision.state is State.READY and self.presence.connection is not None:
+            self._teller.ready(self.presence.connection, self.presence.endpoint or "", self.client_id or 0)
         self._on_change(self)
 
     def keep_record(self, record: Record) -> None:
@@ -157,15 +169,9 @@ class GatewaySupervisor:
         self._house.ledger.keep(self.record)
 
     async def _write_down(self, decision: Decision) -> None:
-        """Settle the open login, then book the one that the controller typed itself."""
-        try:
-            if decision.settle is not None:
-                await self._login.settle(decision.settle, gateway_gone=self.presence.gateway is None)
-                self._prepared = None  # what counts against the user has changed
-            if decision.book_login and self.presence.gateway is not None:
-                await self._login.book(self.record, self.presence.gateway.container_id, self.follower)
-        finally:
-            self._login.is_being_written = False
+        await self._login.write_down(decision, self.presence.gateway, self.record, self.follower)
+        if decision.settle is not None:
+            self._prepared = None  # what counts against the user has changed
             self.wake()
 
     # ------------------------------------------------------------------ actions
@@ -210,10 +216,9 @@ class GatewaySupervisor:
             case ActionKind.LAUNCH if (
                 self.follower is not None and self.spec is not None and self._prepared is not None
             ):
-                limit = None if self.requests.operator_login else house.limits.login_budget
-                deed = actions.Deed(
-                    self.follower, self.spec, self._prepared, self.record, self.requests.operator_login, limit
-                )
+                by_operator = self.requests.operator_login
+                limit = None if by_operator else house.limits.login_budget
+                deed = actions.Deed(self.follower, self.spec, self._prepared, self.record, by_operator, limit)
                 self._slot.deed = deed
                 return actions.launch(house, deed)
             case ActionKind.INSPECT:
@@ -239,13 +244,13 @@ class GatewaySupervisor:
                 return None
 
     def _client_id_for(self, gateway: Gateway, *, new: bool) -> int:
-        """The recorded id; another one when somebody else holds it at this gateway."""
+        """The recorded id; another one, if there is any, when somebody else holds it at this gateway."""
         known = self.record.client_id if self.record.client_id is not None else gateway.leases.client_id
-        if not new:
-            return known
-        client_id = self._house.client_ids.lease(self.follower_id, other_than=(known,))
-        self.keep_record(replace(self.record, client_id=client_id))
-        return client_id
+        if new:
+            with contextlib.suppress(ClientIdsExhaustedError):
+                known = self._house.client_ids.lease(self.follower_id, other_than=(known,))
+                self.keep_record(replace(self.record, client_id=known))
+        return known
 
     def _take(self, kind: ActionKind, ended: actions.Ended) -> None:
         """Facts that an action brought."""
@@ -338,12 +343,6 @@ class GatewaySupervisor:
         return self._memory.since
 
     @property
-    def endpoint(self) -> str | None:
-        """Where the API answers."""
-        gateway = self.presence.gateway
-        return f"{gateway.host}:{gateway.leases.host_port}" if gateway is not None else None
-
-    @property
     def client_id(self) -> int | None:
         """The API client id that this follower holds."""
         gateway = self.presence.gateway
@@ -365,22 +364,14 @@ class GatewaySupervisor:
     def is_up(self) -> bool:
         """Whether a launch has done its part: the process runs, or its login is queued behind a named obstacle."""
         queued = self.state is State.QUEUED and self._login.waits
-        return queued or (
-            self.presence.is_running and self.state.status in (GatewayStatus.STARTING, GatewayStatus.RUNNING)
-        )
+        on_its_way = self.state.status in (GatewayStatus.STARTING, GatewayStatus.RUNNING)
+        return queued or (self.presence.is_running and on_its_way)
 
     def ask_launch(self, *, operator_login: bool) -> int:
         """What only a human could clear is cleared; what protects the account stays."""
         self.requests.operator_login = operator_login
         self._prepared = None
-        self._memory = replace(
-            self._memory,
-            not_before=min(self._memory.not_before, self._house.clock()),
-            prepare_refusal=None,
-            prepare_failures=0,
-            refused_account=None,
-            losses=0,
-        )
+        self._memory = forgiven(self._memory, self._house.clock())
         self.keep_record(replace(self.record, needs_human=None, stopped_by_operator=False))
         return self.ask()
 

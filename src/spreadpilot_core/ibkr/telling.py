@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from spreadpilot_core.ibkr.connections import Connection
 
 from spreadpilot_core.ibkr import events
+from spreadpilot_core.ibkr.connections import Connection
 from spreadpilot_core.ibkr.deciding.decision import Decision
 from spreadpilot_core.ibkr.deciding.observation import Observation, Wanted
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus

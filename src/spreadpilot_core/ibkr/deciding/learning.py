@@ -247,3 +247,15 @@ def _heartbeat_ended(memory: Memory, outcome: Outcome, seen: Observation, now: d
     if memory.heartbeats == 0:  # the first of this connection: from here on the fleet's heartbeats are spread
         interval *= 0.1 + 0.9 * spread(seen.follower_id)
     return replace(memory, heartbeats=memory.heartbeats + 1, heartbeat_due=now + timedelta(seconds=interval))
+
+
+def forgiven(memory: Memory, now: datetime) -> Memory:
+    """The memory after an operator said launch: pauses of our own end; what protects the account is not kept here."""
+    return replace(
+        memory,
+        not_before=min(memory.not_before, now),
+        prepare_refusal=None,
+        prepare_failures=0,
+        refused_account=None,
+        losses=0,
+    )
