@@ -282,7 +282,7 @@ def _unreachable(socket: str, cause: BaseException | None) -> RuntimeUnavailable
             what = f"No Docker Engine listens on {socket}."
             hint = "Start it: `systemctl start docker`."
         case _:
-            what = f"The Docker Engine at {socket} went away ({cause})."
+            what = f"The Docker Engine at {socket} went away."
             hint = "It is restarting or was stopped; `systemctl status docker` tells."
     return RuntimeUnavailableError(what, hint=hint)
 
