@@ -391,8 +391,8 @@ class GatewayManager:
         await supervisor.requests.answered(asked, done)
         if supervisor.is_up:
             return
-        if supervisor.error is not None:
-            raise supervisor.error
+        if supervisor.slot.error is not None:
+            raise supervisor.slot.error
         decision = supervisor.decision
         reason = decision.reason if decision and decision.reason else "It was stopped meanwhile."
         raise LoginRefusedError(f"{supervisor.follower_id}: {reason}", hint=decision.next_action if decision else None)

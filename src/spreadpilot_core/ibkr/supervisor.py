@@ -80,7 +80,7 @@ class GatewaySupervisor:
         self.credentials: Login | None = None
         """Of the secret that was read last; no password is in it."""
         self._prepared: Prepared | None = None
-        self._slot = ActionSlot(follower_id, self._tasks, self._take)
+        self.slot = ActionSlot(follower_id, self._tasks, self._take)
 
     # ------------------------------------------------------------------ the cycle
 
@@ -117,7 +117,7 @@ class GatewaySupervisor:
 
     async def _let_go(self) -> None:
         self.presence.drop_connection("the manager let go")
-        await self._slot.finish(within=5)
+        await self.slot.finish(within=5)
         await self._tasks.cancel()
 
     def _observe(self) -> Observation:
@@ -134,11 +134,11 @@ class GatewaySupervisor:
             login=there.login_view,
             log_ended=there.log_ended,
             connection=there.connection_view,
-            running=self._slot.kind,
-            outcome=self._slot.outcome,
+            running=self.slot.kind,
+            outcome=self.slot.outcome,
             prepared=self._prepared,
             permit=self._login.permit,
-            attempt=self._login.attempt if self._slot.kind is not ActionKind.LAUNCH else None,
+            attempt=self._login.attempt if self.slot.kind is not ActionKind.LAUNCH else None,
             record=self.record,
             newest_version=self.newest_version,
             operator_login=self.requests.operator_login,
@@ -196,16 +196,16 @@ class GatewaySupervisor:
                 assert action is not None
                 work = self._work(action)
                 if work is not None:
-                    self._slot.begin(kind, work)
+                    self.slot.begin(kind, work)
 
     def _make_way(self) -> None:
         """Something else is wanted than what is being done."""
         if self.requests.restart_asked is not None:
-            self._slot.make_way(but_for=ActionKind.PREPARE, abort=False)
+            self.slot.make_way(but_for=ActionKind.PREPARE, abort=False)
         elif self.requests.reconnect_asked:
-            self._slot.make_way(abort=False)
+            self.slot.make_way(abort=False)
         elif self.wanted not in (Wanted.RUN, Wanted.KEEP):
-            self._slot.make_way()
+            self.slot.make_way()
 
     def _work(self, action: Action) -> Coroutine[Any, Any, actions.Ended] | None:
         house, there = self._house, self.presence
@@ -219,7 +219,7 @@ class GatewaySupervisor:
                 by_operator = self.requests.operator_login
                 limit = None if by_operator else house.limits.login_budget
                 deed = actions.Deed(self.follower, self.spec, self._prepared, self.record, by_operator, limit)
-                self._slot.deed = deed
+                self.slot.deed = deed
                 return actions.launch(house, deed)
             case ActionKind.INSPECT:
                 there.stale = False
@@ -328,7 +328,7 @@ class GatewaySupervisor:
     @property
     def is_busy_with_container(self) -> bool:
         """Whether a list of the runtime may be older than what is being done."""
-        return self._slot.is_busy_with_container
+        return self.slot.is_busy_with_container
 
     # ------------------------------------------------------------------ asked from outside
 
@@ -357,7 +357,7 @@ class GatewaySupervisor:
     @property
     def is_idle(self) -> bool:
         """Whether no gateway is there and nothing is being done about one."""
-        busy = self._slot.kind is not None or self._login.is_being_written or self._login.attempt is not None
+        busy = self.slot.kind is not None or self._login.is_being_written or self._login.attempt is not None
         return self.presence.gateway is None and not busy
 
     @property
@@ -379,11 +379,6 @@ class GatewaySupervisor:
         """To be remembered: only an operator's launch starts it again."""
         self.keep_record(replace(self.record, stopped_by_operator=True))
 
-    @property
-    def error(self) -> GatewayManagerError | None:
-        """The last failure since somebody asked for something."""
-        return self._slot.error
-
     def ask_restart(self) -> int:
         """Stop it and start it again with the newest spec and secret, if every login rule allows."""
         self.requests.restart_asked, self.requests.refused_restart = self._house.clock(), None
@@ -396,7 +391,7 @@ class GatewaySupervisor:
 
     def ask(self) -> int:
         """Count a request in and wake; the number goes to `requests.answered`."""
-        self._slot.error = None
+        self.slot.error = None
         return self.requests.ask()
 
     async def until_idle(self, within: float | None = None) -> bool:
