@@ -31,7 +31,7 @@ class Teller:
         self._log = log.bind(follower=follower_id)
         self._clients = 0
         self._ready_client: Connection | None = None
-        self._lost_life: object = None
+        self._there: Gateway | None = None
         self._asked_phone: object = None
         self._link_lost = False
 
@@ -100,6 +100,7 @@ class Teller:
 
     def removed(self, gateway: Gateway | None, wanted: Wanted) -> None:
         """A container was removed by us."""
+        self._there = None
         if gateway is not None and wanted not in (Wanted.RUN, Wanted.KEEP):
             self._publish(events.GatewayStopped, f"Its container {gateway.name} was stopped and removed.")
         elif gateway is not None:
@@ -125,13 +126,14 @@ class Teller:
         self._asked_phone = key
 
     def _container_lost(self, seen: Observation) -> None:
+        """A container that ended, or is gone, and nobody here asked it to."""
+        before, self._there = self._there, seen.gateway
         gateway = seen.gateway
-        if gateway is None or gateway.state is not RuntimeState.EXITED:
-            return
-        life = (gateway.container_id, gateway.started_at)
-        if life != self._lost_life:
-            self._lost_life = life
-            sentence = f"Its container ended with code {gateway.exit_code}."
+        if gateway is None:
+            if before is not None and before.state is not RuntimeState.EXITED:
+                self._publish(events.GatewayLost, f"Its container {before.name} is gone.", exit_code=None)
+        elif gateway.state is RuntimeState.EXITED and (before is None or before.state is not RuntimeState.EXITED):
+            sentence = f"Its container {gateway.name} ended with code {gateway.exit_code}."
             self._publish(events.GatewayLost, sentence, exit_code=gateway.exit_code)
 
     def _ibkr_link(self, seen: Observation) -> None:

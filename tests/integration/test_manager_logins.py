@@ -1,0 +1,251 @@
+"""How logins go wrong, in both controllers' words, and what the manager makes of it. Every trouble is one of the simulated IBKR's own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from spreadpilot_core.ibkr.events import Event, SecondFactorRequested
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager, LoginRefusedError, State
+from spreadpilot_core.ibkr.protocols import FollowerId
+from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from support.home import Home, eventually, seen
+
+ANNA = FollowerId("anna")
+ADDRESS = "host.json"
+
+
+@pytest.fixture(params=["ibc", "ibcontroller"])
+async def home(request: pytest.FixtureRequest) -> AsyncIterator[Home]:
+    place = Home()
+    place.settings["gateway_image_contract"] = request.param
+    yield place
+    await place.end()
+
+
+@pytest.fixture
+async def runtime(home: Home) -> AsyncIterator[SimulatedRuntime]:
+    client = home.runtime()
+    await client.open()
+    yield client
+    await client.close()
+
+
+@contextlib.asynccontextmanager
+async def running(home: Home, **settings: Any) -> AsyncIterator[GatewayManager]:
+    manager = home.manager(**settings)
+    await manager.start()
+    try:
+        yield manager
+    finally:
+        await manager.stop()
+
+
+async def state(manager: GatewayManager, wanted: State, follower_id: str = ANNA) -> None:
+    await eventually(lambda: seen(manager, follower_id).state is wanted, lambda: seen(manager, follower_id))
+
+
+async def starts(home: Home) -> int:
+    text = await asyncio.to_thread((home.directory / "operations.jsonl").read_text)
+    lines = [json.loads(line) for line in text.splitlines()]
+    return sum(each["operation"] == "start" and each["phase"] == "begin" for each in lines)
+
+
+async def test_a_live_login_waits_for_its_phone_and_then_gets_ready(home: Home, runtime: SimulatedRuntime) -> None:
+    """AWAITING_2FA is shown while the phone is asked, and get_client waits through it."""
+    await home.add(ANNA, live=True)
+    await runtime.script(ANNA, [{"second_factor": "pending"}])
+    async with running(home) as manager:
+        await state(manager, State.AWAITING_2FA)
+        waiting = asyncio.create_task(manager.get_client(ANNA))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        await runtime.inject(ANNA, "approve_second_factor")
+
+        assert await waiting is not None
+        await state(manager, State.READY)
+        assert seen(manager, ANNA).trading_mode == "live"
+
+
+async def test_a_missed_approval_waits_for_a_human_who_has_the_phone_at_hand(
+    home: Home, runtime: SimulatedRuntime
+) -> None:
+    """One push; then nothing until an operator says launch, which needs no other permission."""
+    await home.add(ANNA, live=True)
+    await runtime.script(ANNA, [{"second_factor": "missed"}])
+    async with running(home) as manager:
+        await state(manager, State.NEEDS_HUMAN)
+        assert "phone" in (seen(manager, ANNA).reason or "")
+        await asyncio.sleep(0.5)
+        assert await starts(home) == 1
+        await manager.launch_gateway(ANNA)
+        await state(manager, State.READY)
+        assert await starts(home) == 2
+
+
+async def test_one_phone_is_never_asked_twice_at_once(home: Home, runtime: SimulatedRuntime) -> None:
+    """Two live followers of one owner: the second prompt comes only after the first is answered."""
+    await home.add(ANNA, "ben", live=True)
+    text = await asyncio.to_thread(home.followers_file.read_text)
+    owned = text.replace("enabled = true", 'enabled = true\nphone_owner = "olga"')
+    await asyncio.to_thread(home.followers_file.write_text, owned)
+    for each in (ANNA, FollowerId("ben")):
+        await runtime.script(each, [{"second_factor": "pending"}])
+    manager = home.manager()
+    prompts: list[Event] = []
+
+    async def listen() -> None:
+        async for event in manager.events():
+            if isinstance(event, SecondFactorRequested):
+                prompts.append(event)
+
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0)
+    await manager.start()
+    await eventually(lambda: len(prompts) == 1)
+    first = FollowerId(prompts[0].follower_id or "")
+    other = "ben" if first == ANNA else ANNA
+    await asyncio.sleep(0.5)
+    assert len(prompts) == 1
+    assert seen(manager, other).state is State.QUEUED
+    assert first in (seen(manager, other).reason or "")
+
+    await runtime.inject(first, "approve_second_factor")
+    await eventually(lambda: len(prompts) == 2)
+    await runtime.inject(FollowerId(other), "approve_second_factor")
+    await state(manager, State.READY, other)
+    await manager.stop()
+    await listening
+
+
+async def test_too_many_attempts_waits_as_long_as_ibkr_said_also_for_an_operator(
+    home: Home, runtime: SimulatedRuntime
+) -> None:
+    """The stated wait is obeyed by everyone, `--retry-login` included."""
+    await home.add(ANNA)
+    await runtime.script(ANNA, [{"too_many_attempts": 1800}])
+    async with running(home) as manager:
+        await state(manager, State.BACKING_OFF)
+        with pytest.raises(LoginRefusedError):
+            await manager.launch_gateway(ANNA, retry_login=True)
+        assert await starts(home) == 1
+        assert "Next" in (seen(manager, ANNA).next_action or "")
+
+
+async def test_login_failed_outside_the_reset_is_one_login_and_then_a_human(
+    home: Home, runtime: SimulatedRuntime
+) -> None:
+    """A controller that starts over by itself is stopped before it has burnt the budget."""
+    await home.add(ANNA)
+    await runtime.script(ANNA, [{"login_failed": True, "forever": True}])
+    async with running(home) as manager:
+        await eventually(lambda: seen(manager, ANNA).status.value == "FAILED", lambda: seen(manager, ANNA))
+        await eventually(lambda: seen(manager, ANNA).container is None)
+        await asyncio.sleep(0.3)
+        assert await starts(home) == 1
+
+
+async def test_the_nightly_restart_costs_no_login_and_keeps_the_container(
+    home: Home, runtime: SimulatedRuntime
+) -> None:
+    """RESTARTING, then READY again with a new client in the same container."""
+    await home.add(ANNA)
+    async with running(home) as manager:
+        await state(manager, State.READY)
+        old, container = await manager.get_client(ANNA), seen(manager, ANNA).container
+        await runtime.inject(ANNA, "nightly_restart")
+        await eventually(lambda: not manager.is_healthy(ANNA))
+        await state(manager, State.READY)
+
+        assert await manager.get_client(ANNA) is not old
+        assert seen(manager, ANNA).container == container
+        assert await starts(home) == 1
+
+
+async def test_a_program_that_dies_is_replaced(home: Home, runtime: SimulatedRuntime) -> None:
+    """A crash after READY is a loss: a new container at once, and the old exit code is told."""
+    await home.add(ANNA)
+    async with running(home) as manager:
+        await state(manager, State.READY)
+        await runtime.inject(ANNA, "crash")
+        await eventually(lambda: not manager.is_healthy(ANNA))
+        await state(manager, State.READY)
+        assert await starts(home) == 2
+
+
+async def test_an_api_that_stays_shut_after_the_login_costs_six_tries_and_then_a_new_container(
+    home: Home, runtime: SimulatedRuntime
+) -> None:
+    """The cheapest cure first; the second container works."""
+    await home.add(ANNA)
+    await runtime.script(ANNA, [{"then": [{"after": 0, "fault": "api_shut"}]}])
+    async with running(home, connect_time=3.0) as manager:
+        await state(manager, State.READY)
+        assert await starts(home) == 2
+
+
+async def test_a_login_that_hangs_is_given_up_within_max_startup_time(home: Home, runtime: SimulatedRuntime) -> None:
+    """FAILED with the reason, and the next login has its time."""
+    await home.add(ANNA)
+    await runtime.script(ANNA, [{"login_hangs": True}])
+    async with running(home, max_startup_time=2.0) as manager:
+        await state(manager, State.BACKING_OFF)
+        assert "1 login of user-anna failed" in (seen(manager, ANNA).reason or "")
+        assert await starts(home) == 1
+
+
+async def test_a_window_that_only_a_human_can_close_is_named(home: Home, runtime: SimulatedRuntime) -> None:
+    """NEEDS_HUMAN says what to do; the gateway is left for the human to look at."""
+    await home.add(ANNA)
+    await runtime.script(ANNA, [{"login_notice": "Login Messages"}])
+    async with running(home) as manager:
+        await state(manager, State.NEEDS_HUMAN)
+        assert seen(manager, ANNA).next_action
+
+
+async def test_a_login_that_manages_another_account_is_not_running(home: Home, runtime: SimulatedRuntime) -> None:
+    """RUNNING needs the follower's own account among the managed ones."""
+    await home.add(ANNA, account="DU7654321")
+    await runtime.script(ANNA, accounts=["DU1111111"])
+    async with running(home) as manager:
+        await state(manager, State.NEEDS_HUMAN)
+        assert await manager.get_client(ANNA) is None
+        assert await starts(home) == 1
+
+
+async def test_a_session_lost_for_good_is_replaced_or_handed_to_a_human(home: Home, runtime: SimulatedRuntime) -> None:
+    """The known false rejection after a re-login gets one new container, which logs in."""
+    await home.add(ANNA)
+    async with running(home, max_startup_time=3.0) as manager:
+        await state(manager, State.READY)
+        await runtime.inject(ANNA, "session_lost")
+        await eventually(lambda: not manager.is_healthy(ANNA))
+        await eventually(lambda: manager.is_healthy(ANNA), lambda: seen(manager, ANNA))
+        assert await starts(home) == 2
+
+
+async def test_the_engine_dies_with_everything_in_it_and_everything_comes_back(
+    home: Home, runtime: SimulatedRuntime
+) -> None:
+    """A killed host takes its gateways along without an event: they are missed and started again."""
+    await home.add(ANNA, "ben")
+    async with running(home) as manager:
+        await state(manager, State.READY)
+        await state(manager, State.READY, "ben")
+        await kill_host(home)
+        await eventually(lambda: not manager.is_healthy(ANNA))
+        await state(manager, State.READY)
+        await state(manager, State.READY, "ben")
+        assert await starts(home) == 4
+
+
+async def kill_host(home: Home) -> None:
+    address = await asyncio.to_thread((home.directory / ADDRESS).read_text)
+    os.kill(json.loads(address)["pid"], signal.SIGKILL)
