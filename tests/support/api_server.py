@@ -7,7 +7,7 @@ import contextlib
 import logging
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -40,6 +40,7 @@ async def serving(
         yield Served(server, await server.listen(HOST, port))
     finally:
         await server.close()
+        await RawClient.close_all()
 
 
 async def until(condition: Callable[[], object], what: str = "") -> None:
@@ -53,9 +54,20 @@ async def until(condition: Callable[[], object], what: str = "") -> None:
 class RawClient:
     """An API client that knows bytes and fields only."""
 
+    _connected: ClassVar[list[RawClient]] = []
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self._connected.append(self)
+
+    @classmethod
+    async def close_all(cls) -> None:
+        while cls._connected:
+            writer = cls._connected.pop().writer
+            writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     @classmethod
     async def connect(cls, port: int) -> RawClient:

@@ -18,6 +18,7 @@ class Records(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep the record's text."""
         self.texts.append(record.getMessage())
 
 

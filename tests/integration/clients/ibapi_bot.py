@@ -1,5 +1,7 @@
 """A trading bot on the official ibapi: the same round trip as the other bots, reported as JSON."""
 
+# ruff: noqa: ARG002, D102, N802, N803  # the callbacks have the library's names and arguments
+
 from __future__ import annotations
 
 import json
@@ -40,64 +42,64 @@ class Bot(EWrapper, EClient):  # type: ignore[misc]  # the library has no types
             if heard[0] == name and fits(*heard[1:]):
                 return heard[1:]
 
-    def error(self, reqId: int, errorCode: int, errorString: str) -> None:  # noqa: N803
+    def error(self, reqId: int, errorCode: int, errorString: str) -> None:
         self.errors.append([reqId, errorCode, errorString])
 
-    def managedAccounts(self, accountsList: str) -> None:  # noqa: N802, N803
+    def managedAccounts(self, accountsList: str) -> None:
         self.heard.put(("accounts", accountsList))
 
-    def nextValidId(self, orderId: int) -> None:  # noqa: N802, N803
+    def nextValidId(self, orderId: int) -> None:
         self.heard.put(("id", orderId))
 
-    def currentTime(self, time: int) -> None:  # noqa: N802
+    def currentTime(self, time: int) -> None:
         self.heard.put(("time", time))
 
-    def contractDetails(self, reqId: int, contractDetails: Any) -> None:  # noqa: N802, N803
+    def contractDetails(self, reqId: int, contractDetails: Any) -> None:
         self.heard.put(("details", reqId, contractDetails))
 
-    def openOrder(self, orderId: int, contract: Any, order: Any, orderState: Any) -> None:  # noqa: N802, N803
+    def openOrder(self, orderId: int, contract: Any, order: Any, orderState: Any) -> None:
         self.heard.put(("open", orderId, contract, order, orderState.status))
 
-    def openOrderEnd(self) -> None:  # noqa: N802
+    def openOrderEnd(self) -> None:
         self.heard.put(("open end",))
 
-    def orderStatus(self, orderId: int, status: str, filled: float, *rest: Any) -> None:  # noqa: N802, N803
+    def orderStatus(self, orderId: int, status: str, filled: float, *rest: Any) -> None:
         self.heard.put(("status", orderId, status, filled, rest))
 
-    def execDetails(self, reqId: int, contract: Any, execution: Any) -> None:  # noqa: N802, N803
+    def execDetails(self, reqId: int, contract: Any, execution: Any) -> None:
         self.heard.put(("execution", reqId, contract, execution))
 
-    def execDetailsEnd(self, reqId: int) -> None:  # noqa: N802, N803
+    def execDetailsEnd(self, reqId: int) -> None:
         self.heard.put(("executions end", reqId))
 
-    def commissionReport(self, commissionReport: Any) -> None:  # noqa: N802, N803
+    def commissionReport(self, commissionReport: Any) -> None:
         self.heard.put(("commission", commissionReport))
 
-    def position(self, account: str, contract: Any, position: float, avgCost: float) -> None:  # noqa: N803
+    def position(self, account: str, contract: Any, position: float, avgCost: float) -> None:
         self.heard.put(("position", account, contract.symbol, position, avgCost))
 
-    def updateAccountValue(self, key: str, val: str, currency: str, accountName: str) -> None:  # noqa: N802, N803
+    def updateAccountValue(self, key: str, val: str, currency: str, accountName: str) -> None:
         self.heard.put(("value", key, val, currency, accountName))
 
-    def updatePortfolio(self, contract: Any, position: float, *_rest: Any) -> None:  # noqa: N802
+    def updatePortfolio(self, contract: Any, position: float, *_rest: Any) -> None:
         self.heard.put(("portfolio", contract.symbol, position))
 
-    def accountDownloadEnd(self, accountName: str) -> None:  # noqa: N802, N803
+    def accountDownloadEnd(self, accountName: str) -> None:
         self.heard.put(("account end", accountName))
 
-    def completedOrder(self, contract: Any, order: Any, orderState: Any) -> None:  # noqa: N802, N803
+    def completedOrder(self, contract: Any, order: Any, orderState: Any) -> None:
         self.heard.put(("completed", contract.symbol, order.action, orderState.completedStatus))
 
-    def completedOrdersEnd(self) -> None:  # noqa: N802
+    def completedOrdersEnd(self) -> None:
         self.heard.put(("completed end",))
 
-    def tickPrice(self, reqId: int, tickType: int, price: float, attrib: Any) -> None:  # noqa: N802, N803
+    def tickPrice(self, reqId: int, tickType: int, price: float, attrib: Any) -> None:
         self.heard.put(("price", reqId, tickType, price))
 
-    def historicalData(self, reqId: int, bar: Any) -> None:  # noqa: N802, N803
+    def historicalData(self, reqId: int, bar: Any) -> None:
         self.heard.put(("bar", reqId, bar.close, bar.volume))
 
-    def historicalDataEnd(self, reqId: int, start: str, end: str) -> None:  # noqa: N802, N803
+    def historicalDataEnd(self, reqId: int, start: str, end: str) -> None:
         self.heard.put(("bars end", reqId))
 
 
@@ -135,19 +137,19 @@ def trade(bot: Bot) -> dict[str, object]:
     bot.wait("status", lambda _id, status, *_: status == "Cancelled")
     bot.reqPositions()
     position = bot.wait("position")
-    bot.reqAccountUpdates(True, accounts)  # noqa: FBT003  # ibapi takes no keyword here
+    bot.reqAccountUpdates(True, accounts)
     cash = bot.wait("value", lambda key, *_: key == "TotalCashValue")[1]
     portfolio = bot.wait("portfolio")
     bot.wait("account end")
-    bot.reqCompletedOrders(False)  # noqa: FBT003  # as above
+    bot.reqCompletedOrders(False)
     completed = [bot.wait("completed"), bot.wait("completed")]
     bot.wait("completed end")
     bot.reqExecutions(2, ExecutionFilter())
     bot.wait("execution", lambda request, *_: request == 2)
     bot.wait("executions end")
-    bot.reqMktData(3, apple(), "", False, False, [])  # noqa: FBT003  # as above
+    bot.reqMktData(3, apple(), "", False, False, [])
     bid = bot.wait("price", lambda _request, kind, _price: kind == 1)[2]
-    bot.reqHistoricalData(4, apple(), "", "1 D", "1 hour", "TRADES", 0, 1, False, [])  # noqa: FBT003  # as above
+    bot.reqHistoricalData(4, apple(), "", "1 D", "1 hour", "TRADES", 0, 1, False, [])
     bot.wait("bar")
     bot.wait("bars end")
     return {

@@ -126,12 +126,13 @@ class ApiServer:
 
     def handled(self) -> None:
         """A session has handled what it had read: perhaps somebody watches the prices now."""
-        if self._beating is None and self._is_watched():
+        if self._beating is None and self.is_watched():
             self._beating = asyncio.create_task(self._beat(), name="simulator: prices")
 
     # --- prices
 
-    def _is_watched(self) -> bool:
+    def is_watched(self) -> bool:
+        """Whether somebody, or a waiting order, needs prices to move."""
         if self.exchange.market.step_seconds is None:
             return False
         return self.exchange.is_waiting or any(session.desks.is_watching for session in self._connections)
@@ -139,7 +140,7 @@ class ApiServer:
     async def _beat(self) -> None:
         """Move the prices for as long as somebody watches them or an order waits for them."""
         try:
-            while self._is_watched():
+            while self.is_watched():
                 await asyncio.sleep(self.exchange.market.step_seconds or 0)
                 await self.behaviour.while_frozen()
                 self.exchange.beat()

@@ -91,3 +91,6 @@ _HANDLERS: dict[int, Handler] = {
     85: _nothing_listed(85, with_id=False),  # news providers
     104: _no_user_info,
 }
+
+HANDLED = frozenset(_HANDLERS)
+"""All requests that have a handler."""
