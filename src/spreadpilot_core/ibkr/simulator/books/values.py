@@ -62,7 +62,6 @@ def _ledger_block(currency: str, cash: float, rate: float, totals: Totals) -> It
     return (
         ("CashBalance", _money(cash), currency),
         ("TotalCashBalance", _money(cash), currency),
-        ("AccruedCash", _money(0), currency),
         ("StockMarketValue", _money(totals.stock), currency),
         ("FuturesPNL", _money(totals.future_profit), currency),
         ("NetLiquidationByCurrency", _money(cash + totals.stock + totals.future_profit), currency),
