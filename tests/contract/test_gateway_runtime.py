@@ -21,6 +21,8 @@ from spreadpilot_core.ibkr.protocols import (
     RuntimeState,
     TradingMode,
 )
+from support.docker_engine import engine_fixture, own_engine_fixture  # noqa: F401  # fixtures
+from support.docker_place import docker_place_fixture  # noqa: F401  # a fixture
 from support.home import free_ports
 from support.runtimes import (  # noqa: F401  # fixtures
     Place,
@@ -32,7 +34,10 @@ from support.runtimes import (  # noqa: F401  # fixtures
     watching,
 )
 
-ADAPTERS = [pytest.param("simulated_place", id="simulated")]
+ADAPTERS = [
+    pytest.param("simulated_place", id="simulated"),
+    pytest.param("docker_place", id="docker", marks=pytest.mark.real_part("docker")),
+]
 """Fixtures that give a `Place`; an engine that must be got first carries its `real_part` mark."""
 ODD_IDS = [
     "follower_123",

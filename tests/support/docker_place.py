@@ -1,0 +1,55 @@
+"""The contract suite's place on a real Docker Engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from spreadpilot_core.ibkr.protocols import Dialect, Gateway, GatewaySpec
+from spreadpilot_core.ibkr.runtimes.docker import DockerRuntime
+from support.docker_bench import Bench
+from support.docker_engine import EngineUnderTest
+from support.docker_images import simulator_image
+from support.runtimes import OPTIONS, Place, make_spec
+
+
+class DockerPlace(Place):
+    """A prefix of its own on the engine."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench.prefix)
+        self._bench = bench
+
+    async def runtime(self, owner: str | None = None) -> DockerRuntime:
+        return await self._bench.runtime(prefix=owner)
+
+    def spec(self, follower_id: str = "alice", *, dialect: Dialect = "ibcontroller", **choices: Any) -> GatewaySpec:
+        image = simulator_image(self._bench.api, dialect)
+        return make_spec(follower_id, options=OPTIONS.model_copy(update={"image": image}), **choices)
+
+    async def pause(self, gateway: Gateway) -> None:
+        await self._ask(gateway, "pause")
+
+    async def resume(self, gateway: Gateway) -> None:
+        await self._ask(gateway, "unpause")
+
+    async def kill(self, gateway: Gateway) -> None:
+        await self._ask(gateway, "kill")
+        await self._ask(gateway, "wait")
+
+    async def _ask(self, gateway: Gateway, act: str) -> None:
+        await asyncio.to_thread(self._bench.api.ask, "POST", f"/containers/{gateway.container_id}/{act}")
+
+
+@pytest.fixture(name="docker_place")
+async def docker_place_fixture(engine: EngineUnderTest) -> AsyncIterator[DockerPlace]:
+    """A place on the engine that is there, or on one of our own; the test runs where its ports are published."""
+    with engine.inside():
+        bench = Bench(engine)
+        place = DockerPlace(bench)
+        place.opened = await place.runtime()
+        yield place
+        await bench.close()
