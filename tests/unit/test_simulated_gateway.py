@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from spreadpilot_core.ibkr.simulator.gateway import SimulatedGateway
+from spreadpilot_core.ibkr.simulator.restarts import Restarts
 from spreadpilot_core.ibkr.simulator.script import Script
 from support.simulated_life import ACCOUNT, DEADLINE, DIALECTS, QUICK, connect, handshake, living, whole_life
 
@@ -379,3 +380,136 @@ async def test_many_gateways_share_a_loop_without_work() -> None:
     for gateway in gateways:
         gateway.terminate()
     assert set(await asyncio.gather(*lives)) == {0}
+
+
+# ---------------------------------------------------------------------------------------------- what else may happen
+
+
+@both
+async def test_rejection_of_a_running_session(dialect: str) -> None:
+    """IBC stays with the dialog open and the API muted; ibcontroller closes the program and exits with 77."""
+    async with living(dialect) as life:
+        await life.usable()
+        life.gateway.inject("rejected_later")
+        if dialect == "ibc":
+            await life.said("Unrecognized Username or Password; event=Opened")
+            assert not life.gateway.is_usable
+        else:
+            assert await life.ended() == 77
+            assert life.count("shut down cleanly via File/Close")
+
+
+@both
+@pytest.mark.parametrize(
+    ("action", "words", "code"),
+    [
+        ("primary", ("(scenario 5)", "primary, continuing this session"), None),
+        ("primaryoverride", ("(scenario 6)", "primaryoverride, ending this session"), 0),
+        ("secondary", ("(scenario 2)", "secondary, ending this session"), 0),
+        ("manual", ("(scenario 1)", "manual, leaving for the user"), None),
+    ],
+)
+async def test_other_login(dialect: str, action: str, words: tuple[str, str], code: int | None) -> None:
+    """Another login of the user is answered as the setting says, in each controller's words."""
+    async with living(dialect, existing_session_action=action) as life:
+        await life.usable()
+        life.gateway.inject("other_login")
+        await life.said(words[DIALECTS.index(dialect)])
+        if code is not None:
+            assert await life.ended() == code
+
+
+@both
+async def test_existing_session_that_yields(dialect: str) -> None:
+    """The other session gives way, and the login goes on with one attempt."""
+    async with living(dialect, [{"existing_session": True}]) as life:
+        await life.usable()
+    assert life.count("Login attempt" if dialect == "ibc" else "credentials submitted") == 1
+
+
+@both
+async def test_windows_change_nothing(dialect: str) -> None:
+    """A window that nobody closes is told in the log; clients are served all the same."""
+    async with living(dialect) as life:
+        await life.usable()
+        life.gateway.inject("password_notice")
+        life.gateway.inject("window", title="Something new")
+        await life.said("Password Notice")
+        await life.said("Something new")
+        assert life.gateway.is_usable
+
+
+@both
+async def test_session_that_is_lost_and_recovers(dialect: str) -> None:
+    """New clients get no further than the handshake until the session is back."""
+    async with living(dialect, timings=QUICK.scaled(5)) as life:
+        await life.usable()
+        life.gateway.inject("session_lost", outcome="recovers")
+        await life.unusable()
+        await life.usable()
+        assert life.gateway.api_is_open
+
+
+@both
+async def test_prompt_that_runs_out_at_run_time(dialect: str) -> None:
+    """`miss_second_factor` ends a pending prompt as if its time were over."""
+    async with living(dialect, [{"second_factor": "pending"}], trading_mode="live", accounts=["U1234567"]) as life:
+        await life.said("Second Factor Authentication")
+        life.gateway.inject("miss_second_factor")
+        if dialect == "ibc":
+            await life.said("timeout not required")
+        else:
+            assert await life.ended() == 75
+
+
+async def test_handoff_is_taken_over_by_a_primary_session() -> None:
+    """`Trading Login Handoff` under `primary`: the other session is disconnected and the login goes on."""
+    async with living("ibc", [{"login_handoff": True}], trading_mode="live", accounts=["U1234567"]) as life:
+        await life.usable()
+    assert life.count("Click button: Disconnect Other Session") == 1
+
+
+@both
+async def test_no_form_after_the_nightly_restart(dialect: str) -> None:
+    """IBC has no time limit for a form it doesn't fill in and waits; ibcontroller starts again and keeps the token."""
+    async with living(dialect) as life:
+        await life.usable()
+        life.gateway.inject("no_login_form")
+        life.gateway.inject("nightly_restart")
+        if dialect == "ibcontroller":
+            await life.said("login frame never appeared -- relaunching (restart hash=jedlhheopbnfkmn)")
+            await life.said("restart_expected flag")
+            await life.usable()
+            return
+        await life.said("Re-starting session")
+        await asyncio.sleep(0.05)
+        assert not life.gateway.is_usable
+        assert await life.stopped() == 143
+
+
+@both
+async def test_restart_at_its_time_of_day(dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daily restart happens by itself when its time has come, and is planned anew after it."""
+    due = iter([0.05])
+    monkeypatch.setattr(Restarts, "seconds_to_next", lambda _self: next(due, None))
+    async with living(dialect) as life:
+        await life.said("Re-starting session" if dialect == "ibc" else "restart_expected flag")
+        await life.usable()
+
+
+@both
+async def test_stop_during_a_restart(dialect: str) -> None:
+    """A SIGTERM while the program is away ends the container with its usual code."""
+    async with living(dialect, timings=QUICK.scaled(10)) as life:
+        await life.usable()
+        life.gateway.inject("nightly_restart")
+        await life.unusable()
+        assert await life.stopped() == (143 if dialect == "ibc" else 0)
+
+
+async def test_stop_before_the_controller_runs() -> None:
+    """In the scripts' first moments nothing handles SIGTERM yet: it ends them as it ends any program."""
+    for dialect in DIALECTS:
+        async with living(dialect, timings=QUICK.scaled(100)) as life:
+            assert await life.stopped() == 143
+            assert not life.count("Received SIGINT or SIGTERM")

@@ -159,11 +159,12 @@ class Machine:
             if deadline is not None and loop.time() >= deadline:
                 return None
             self._news.clear()
+            timer = None if deadline is None else loop.call_at(deadline, self._news.set)
             try:
-                async with asyncio.timeout_at(deadline):
-                    await self._news.wait()
-            except TimeoutError:
-                continue
+                await self._news.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
     def _take(self, faults: Sequence[str]) -> Command | None:
         for command in tuple(self._inbox):
