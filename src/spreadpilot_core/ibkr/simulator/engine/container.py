@@ -164,7 +164,7 @@ class Container:
         """SIGTERM, after `grace` seconds SIGKILL; returns when it has ended. Of several callers the hastiest wins."""
         if self._life is None or self.state == "exited":
             return
-        if grace > 0 and not self._terminated:
+        if grace > 0 and not (self._terminated or self._killed):
             self._terminated = True
             self.gateway("running", "paused").terminate()
         kill = asyncio.get_running_loop().call_later(grace, self.kill)
