@@ -166,7 +166,7 @@ def _connection(memory: Memory, seen: Observation, now: datetime) -> Memory:
     connection = seen.connection
     if connection is None or not connection.is_open:
         return replace(memory, heartbeats=0) if memory.heartbeats else memory
-    if connection.last_heartbeat is None:
+    if connection.last_heartbeat is None or memory.heartbeats == 0:  # an answer of long ago calms nobody
         return memory
     calm = replace(memory, trouble=None, connect_failures=0, connect_since=None)
     return calm if memory.was_ready else replace(calm, was_ready=True, ready_since=now)
