@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from ib_async import IB, Forex, Future, LimitOrder, MarketOrder, Stock, StopOrder
-from ib_async.contract import Contract
+from ib_async import IB, Forex, Future, LimitOrder, MarketOrder, Order, Stock, StopOrder, TagValue, TimeCondition
+from ib_async.contract import ComboLeg, Contract
 
 from spreadpilot_core.ibkr.simulator.api_server import ApiServer
 from spreadpilot_core.ibkr.simulator.books.exchange import Exchange
@@ -245,8 +245,12 @@ async def test_currencies_and_futures(warnings_logged: list[str]) -> None:
         (LimitOrder("BUY", 1, 150.001), 110),
         (LimitOrder("BUY", 1, 150.0, parentId=99), 135),
         (MarketOrder("BUY", 1, account="DU9"), 321),
-        (MarketOrder("BUY", 1, hedgeType="D", hedgeParam="1"), 321),
-        (MarketOrder("BUY", 1, goodAfterTime="20300101 10:00:00 UTC"), 321),
+        (MarketOrder("BUY", 1, hedgeType="D", hedgeParam="1"), 10268),
+        (MarketOrder("BUY", 1, goodAfterTime="20300101 10:00:00 UTC"), 10268),
+        (MarketOrder("BUY", 1, conditions=[TimeCondition(time="20300101 10:00:00 UTC")]), 10268),
+        (Order(action="BUY", totalQuantity=1, orderType="TRAIL", auxPrice=1.0), 387),
+        (Order(action="BUY", totalQuantity=1, orderType="LMT"), 321),
+        (Order(action="HOLD", totalQuantity=1, orderType="MKT"), 321),
     ],
 )
 async def test_orders_that_are_refused(order: Any, code: int) -> None:
@@ -260,6 +264,87 @@ async def test_orders_that_are_refused(order: Any, code: int) -> None:
         await until(lambda: errors)
         assert errors == [(trade.order.orderId, code)]
         assert list(served.exchange.orders) == []
+
+
+async def test_rare_terms_are_read_past(warnings_logged: list[str]) -> None:
+    """Orders with algorithms, scales and delta-neutral legs are read rightly; a combination is refused."""
+    async with serving() as served, connected(served) as ib:
+        (apple,) = await ib.qualifyContractsAsync(APPLE)
+        for terms in (
+            {"algoStrategy": "Adaptive", "algoParams": [TagValue("adaptivePriority", "Normal")]},
+            {"scaleInitLevelSize": 1, "scaleSubsLevelSize": 1, "scalePriceIncrement": 0.5},
+            {"deltaNeutralOrderType": "MKT", "deltaNeutralConId": 1},
+            {"tif": "GTC", "outsideRth": True, "orderRef": "mine"},
+        ):
+            trade = ib.placeOrder(apple, LimitOrder("BUY", 1, 240.0, **terms))
+            await until(trade.isDone)
+            assert trade.orderStatus.status == "Filled"
+        assert warnings_logged == []
+        legs = [ComboLeg(conId=265598, ratio=1, action="BUY", exchange="SMART")]
+        pair = ib.placeOrder(
+            Contract(symbol="AAPL", secType="BAG", exchange="SMART", currency="USD", comboLegs=legs),
+            MarketOrder("BUY", 1),
+        )
+        await until(pair.isDone)
+        assert pair.log[-1].errorCode == 387
+
+
+async def test_subscriptions_to_accounts_follow_trades() -> None:
+    """Summary, account updates and positions by model follow a trade for as long as they are subscribed."""
+    async with serving("DU1", "DU2") as served, connected(served) as ib:
+        await ib.accountSummaryAsync()
+        ib.client.reqPositionsMulti(900, "DU1", "")
+        values: list[tuple[str, str]] = []
+        ib.accountValueEvent += lambda value: values.append((value.account, value.tag))
+        bought = ib.placeOrder(APPLE, MarketOrder("BUY", 10, account="DU1"))
+        await until(lambda: bought.isDone() and ("DU1", "NetLiquidation") in values)
+        assert {account for account, _ in values} == {"DU1"}
+        summary = {(row.account, row.tag): row.value for row in await ib.accountSummaryAsync() if row.currency == "USD"}
+        assert summary["DU1", "GrossPositionValue"] == "2300.00"
+        for cancel in (
+            ib.client.cancelPositionsMulti,
+            ib.client.cancelAccountSummary,
+            ib.client.cancelAccountUpdatesMulti,
+        ):
+            cancel(900)
+        ib.client.cancelPositions()
+        await ib.reqCurrentTimeAsync()
+        sold = ib.placeOrder(APPLE, MarketOrder("SELL", 10, account="DU1"))
+        await until(sold.isDone)
+        await ib.reqCurrentTimeAsync()
+        assert [item.position for item in ib.positions()] == [10]
+
+
+async def test_wrong_accounts_and_too_many_summaries() -> None:
+    """A request for an account that is not managed, and a third summary, are refused on their own ids."""
+    async with serving() as served, connected(served) as ib:
+        errors: list[tuple[int, int]] = []
+        ib.errorEvent += lambda request_id, code, *_: errors.append((request_id, code))
+        ib.client.reqAccountUpdates(True, "DU9")
+        ib.client.reqPnL(901, "DU9", "")
+        ib.client.reqAccountUpdatesMulti(902, "DU9", "", False)
+        for number in (903, 904, 905):
+            ib.client.reqAccountSummary(number, "All", "NetLiquidation")
+        await until(lambda: len(errors) == 4)
+        assert errors == [(-1, 321), (901, 321), (902, 321), (905, 322)]
+
+
+async def test_market_data_that_is_refused() -> None:
+    """Market data, bars and price rules of what doesn't exist, and a subscription's id used twice, are refused."""
+    async with serving() as served, connected(served) as ib:
+        errors: list[tuple[int, int]] = []
+        ib.errorEvent += lambda request_id, code, *_: errors.append((request_id, code))
+        unknown = Stock("NOSUCH", "SMART", "USD")
+        ib.client.reqMktData(901, unknown, "", False, False, [])
+        ib.client.reqMktData(902, Contract(conId=265598), "", False, False, [])
+        ib.client.reqMktData(902, Contract(conId=265598), "", False, False, [])
+        ib.client.cancelMktData(902)
+        ib.client.reqHistoricalData(903, unknown, "", "1 D", "1 hour", "TRADES", 1, 1, False, [])
+        ib.client.reqHistoricalData(904, APPLE, "", "1 D", "1 hour", "TRADES", 1, 1, True, [])
+        ib.client.reqHeadTimeStamp(905, unknown, "TRADES", 1, 1)
+        ib.client.reqMarketRule(999)
+        await until(lambda: len(errors) == 6)
+        assert errors == [(901, 200), (902, 322), (903, 200), (904, 321), (905, 200), (-1, 321)]
 
 
 async def test_what_if_orders_change_nothing() -> None:

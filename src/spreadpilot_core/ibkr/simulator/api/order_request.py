@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from spreadpilot_core.ibkr.simulator.api.fields import Fields
 from spreadpilot_core.ibkr.simulator.books.orders import Rejected, Ticket
-from spreadpilot_core.ibkr.simulator.books.rules import invalid
 
 _WITHOUT_PROFILE = 177
 """From this version on the allocation profile is gone."""
@@ -86,4 +85,4 @@ def _read_what_if(fields: Fields) -> bool:
 
 def _refuse(value: str, name: str) -> None:
     if value:
-        raise invalid(f"The simulator does not serve orders with {name}.")
+        raise Rejected(10268, f"The '{name}' order attribute is not supported.")

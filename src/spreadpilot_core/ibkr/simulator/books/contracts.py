@@ -7,6 +7,7 @@ catalogue never grows stale. Anything else is unknown, as a mistyped symbol is a
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -149,8 +150,9 @@ class Catalogue:
         ]
 
 
+@functools.lru_cache(maxsize=4)
 def standard_catalogue(today: dt.date) -> Catalogue:
-    """The instruments of a new simulator, with the futures that trade on `today`."""
+    """The instruments of a new simulator, with the futures that trade on `today`; shared by all books of that day."""
     return Catalogue([*_stocks(), *_pairs(), *_futures(today)])
 
 
