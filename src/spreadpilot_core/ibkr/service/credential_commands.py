@@ -1,0 +1,81 @@
+"""`credentials …`: the encrypted store, seen and changed, each change audited. No password is an argument or is printed."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+import typer
+
+from spreadpilot_core.ibkr.audit import AuditTrail, actor
+from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
+from spreadpilot_core.ibkr.credentials.refs import canonical_ref
+from spreadpilot_core.ibkr.errors import CredentialsRefusedError
+from spreadpilot_core.ibkr.service import tables
+from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.state_dir import make_private
+
+_LONGEST = 64 * 1024
+
+
+def show(*, as_json: bool) -> None:
+    """Print every entry."""
+    rows = [asdict(entry) for entry in _store(Settings.read()).list()]
+    if as_json:
+        tables.print_json(rows)
+    elif rows:
+        headings = [name.upper() for name in rows[0]]
+        tables.console().print(tables.table(headings, [list(row.values()) for row in rows]))
+    else:
+        print("No credentials. `gateway-manager credentials set` stores some.")
+
+
+def set_login(ref: str, username: str, *, from_stdin: bool) -> None:
+    """Store a login under a new version."""
+    password = _from_stdin() if from_stdin else _by_prompt()
+    settings = Settings.read()
+    make_private(settings.state_dir)
+    trail = AuditTrail(settings.state_dir)
+    trail.ready()
+    version = _store(settings).set(ref, username, password).version
+    trail.append("set", who=actor("gateway-manager"), ref=canonical_ref(ref), version=version, source="stored")
+    print(f"{canonical_ref(ref)} holds the login of {username}, version {version}.")
+
+
+def remove(ref: str) -> None:
+    """Remove a login."""
+    settings = Settings.read()
+    store = _store(settings)
+    if canonical_ref(ref) not in {entry.ref for entry in store.list()}:
+        raise CredentialsRefusedError(f"There are no credentials {canonical_ref(ref)} in {store.path}.")
+    trail = AuditTrail(settings.state_dir)
+    trail.ready()
+    store.remove(ref)
+    trail.append("remove", who=actor("gateway-manager"), ref=canonical_ref(ref), source="stored")
+    print(f"{canonical_ref(ref)} was removed.")
+
+
+def _store(settings: Settings) -> EncryptedCredentials:
+    return EncryptedCredentials.at(
+        settings.state_dir,
+        key_file=settings.credentials_key_file,
+        passphrase_file=settings.credentials_passphrase_file,
+        say=lambda sentence: print(sentence, file=sys.stderr),
+    )
+
+
+def _from_stdin() -> str:
+    """All of standard input without one trailing newline; everything else is the password's."""
+    raw = sys.stdin.buffer.read(_LONGEST)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise CredentialsRefusedError("The password on standard input is no UTF-8 text.") from None
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\r\n") else text.removesuffix("\n")
+
+
+def _by_prompt() -> str:
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("there is no terminal to ask on; use --password-stdin.", param_hint="--password-stdin")
+    password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return password

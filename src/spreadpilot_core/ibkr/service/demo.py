@@ -1,0 +1,245 @@
+"""`gateway-manager demo`: the whole product on nothing but this machine, in a temporary directory.
+
+Embedded store, encrypted credentials, simulated gateways in their host process, the real manager and its control socket;
+then things go wrong and recover. At the end, however it comes, no process and no file is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from spreadpilot_core.ibkr import events
+from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
+from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus, State
+from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from spreadpilot_core.ibkr.service import tables
+from spreadpilot_core.ibkr.service.control import control_app
+from spreadpilot_core.ibkr.service.control_server import ControlServer
+from spreadpilot_core.ibkr.service.demo_screens import LiveScreen, PlainScreen, Screen
+from spreadpilot_core.ibkr.service.mishaps import Stage, everything_that_goes_wrong, plant_login
+from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.simulator.engine.files import SCRIPTS, read_address
+from spreadpilot_core.ibkr.store.followers_file import FILE_NAME, add_follower
+from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.telemetry import set_up_logs
+
+_NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy")
+_TIMINGS = {"login_form": 0.8, "answer": 0.4, "login": 1.2, "settings": 0.4}
+"""Seconds of a simulated login: slow enough to watch."""
+_ALL_RUNNING_WITHIN = 120.0
+_REFRESH = 0.25
+_HOST_GONE_WITHIN = 10.0
+_QUIET = (events.StateChanged, events.ClientStale, events.FollowersLoaded)
+"""Events that the table, or another event, tells already."""
+
+
+def run_demo(*, count: int, once: bool, as_json: bool) -> None:
+    """Run it until Ctrl-C; with `once` until all gateways are RUNNING, then print the final table.
+
+    Raises:
+        GatewayManagerError: with `once`, when they did not get there.
+    """
+    live = sys.stdout.isatty() and not as_json
+    screen: Screen = LiveScreen() if live else PlainScreen(sys.stderr if as_json else sys.stdout)
+    with _temporary_directory() as directory, suppress(KeyboardInterrupt):
+        final = asyncio.run(Demo(directory, count, screen).run(once=once))
+        if once:
+            if as_json:
+                tables.print_json(final)
+            elif not live:  # there it stays on the screen
+                tables.console().print(tables.gateways(final))
+
+
+class Demo:
+    """One manager with simulated followers in a directory of its own."""
+
+    def __init__(self, directory: Path, count: int, screen: Screen) -> None:
+        self._directory = directory
+        self._screen = screen
+        self._followers = tuple(_NAMES[each] if each < len(_NAMES) else f"follower_{each + 1}" for each in range(count))
+        self._settings = demo_settings(directory)
+        self._store = EncryptedCredentials.at(directory)
+        self._end = asyncio.Event()
+        self._tasks = Tasks("demo")
+        self._ended_by_hand = False
+
+    async def run(self, *, once: bool) -> Sequence[tables.Row]:
+        """The whole demo; returns the gateways as they were before the end."""
+        await asyncio.to_thread(self._plant)
+        manager = GatewayManager(**self._settings)
+        with self._heeding_signals(manager), self._screen:
+            async with self._hosted() as runtime, self._started(manager):
+                stage = Stage(
+                    manager=manager,
+                    runtime=runtime,
+                    store=self._store,
+                    screen=self._screen,
+                    followers=self._followers,
+                )
+                await self._play(stage, once=once)
+                final = _rows(manager)
+                self._screen.show(final)
+                if not once or self._ended_by_hand:
+                    self._screen.say("The demo ends: the gateways are stopped.", loud=True)
+        return final
+
+    async def _play(self, stage: Stage, *, once: bool) -> None:
+        """The story, or its early end; a failure of the story is ours to tell."""
+        self._tasks.begin("show", self._show(stage.manager))
+        story = self._tasks.begin("story", self._story(stage, once=once), then=lambda _: self._end.set())
+        await self._end.wait()
+        if story.done():
+            await story
+        await self._tasks.cancel()
+
+    async def _story(self, stage: Stage, *, once: bool) -> None:
+        await self._until_all_run(stage.manager)
+        if once:
+            return
+        self._screen.say(f"All {len(self._followers)} gateways are RUNNING.", loud=True)
+        await everything_that_goes_wrong(stage)
+        self._screen.say(
+            "That was all; they run on until Ctrl-C. Another terminal can look: "
+            f"GATEWAY_MANAGER_STATE_DIR={self._directory} gateway-manager status",
+            loud=True,
+        )
+        await asyncio.Event().wait()
+
+    async def _until_all_run(self, manager: GatewayManager) -> None:
+        try:
+            async with asyncio.timeout(_ALL_RUNNING_WITHIN):
+                while not all(self._runs(manager, each) for each in self._followers):  # noqa: ASYNC110  # as any caller would
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            late = [each for each in self._followers if not self._runs(manager, each)]
+            raise GatewayManagerError(
+                f"{', '.join(late)} did not get RUNNING within {_ALL_RUNNING_WITHIN:g} s."
+            ) from None
+
+    def _runs(self, manager: GatewayManager, follower_id: str) -> bool:
+        with suppress(GatewayManagerError):
+            return manager.get_gateway_status(follower_id) is GatewayStatus.RUNNING
+        return False
+
+    async def _show(self, manager: GatewayManager) -> None:
+        while True:
+            self._screen.show(_rows(manager))
+            await asyncio.sleep(_REFRESH)
+
+    async def _tell(self, manager: GatewayManager) -> None:
+        async for event in manager.events():
+            wants_somebody = isinstance(event, events.StateChanged) and event.after is State.NEEDS_HUMAN
+            if wants_somebody or not isinstance(event, _QUIET):
+                self._screen.say(event.sentence, about=event.follower_id or "")
+
+    # ------------------------------------------------------------------ what it stands on
+
+    def _plant(self) -> None:
+        """Followers, their logins, and how slowly they log in."""
+        stream = (self._directory / "manager.log").open("w", encoding="utf-8")
+        set_up_logs(form="json", stream=stream)
+        (self._directory / SCRIPTS).write_text(json.dumps({"timings": _TIMINGS}))
+        for follower_id in self._followers:
+            add_follower(self._directory / FILE_NAME, follower_id, vault_secret_ref=f"ibkr/{follower_id}")
+            plant_login(self._store, follower_id)
+
+    @asynccontextmanager
+    async def _hosted(self) -> AsyncIterator[SimulatedRuntime]:
+        """The simulated gateways' host, which is gone after the block."""
+        runtime = SimulatedRuntime.from_settings(Settings.read(**self._settings), manager_id="demo")
+        await runtime.open()
+        address = await asyncio.to_thread(read_address, self._directory)
+        try:
+            yield runtime
+        finally:
+            with suppress(GatewayManagerError):
+                await runtime.ask_host("shutdown")
+            await runtime.close()
+            if address is not None:
+                await _until_gone(address.pid)
+
+    @asynccontextmanager
+    async def _started(self, manager: GatewayManager) -> AsyncIterator[None]:
+        """The manager and its control socket; its gateways are stopped after the block."""
+        telling = Tasks("demo's events")
+        telling.begin("tell", self._tell(manager))
+        try:
+            await manager.start()
+            async with ControlServer(control_app(manager, detach=self._end.set), self._directory):
+                yield
+        finally:
+            await manager.stop()
+            await telling.wait(1)
+            await telling.cancel()
+
+    @contextmanager
+    def _heeding_signals(self, manager: GatewayManager) -> Iterator[None]:
+        def ask_to_end() -> None:
+            if self._ended_by_hand:
+                manager.hurry()
+            self._ended_by_hand = True
+            self._end.set()
+
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, ask_to_end)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+def demo_settings(directory: Path) -> dict[str, Any]:
+    """Every setting, so that nothing of the environment reaches the demo; quick where waiting would bore."""
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
+    return {
+        **defaults,
+        "state_dir": directory,
+        "store_url": "local:",
+        "runtime_url": "simulated:",
+        "container_prefix": "demo",
+        "vault_enabled": False,
+        "healthcheck_interval": 2,
+        "heartbeat_timeout": 1.5,
+        "connect_time": 3,
+        "max_startup_time": 30,
+        "secret_poll_interval": 1.5,
+        "stop_grace": 2,
+    }
+
+
+def _rows(manager: GatewayManager) -> list[tables.Row]:
+    return [each.model_dump(mode="json") for each in manager.list_gateways()]
+
+
+@contextlib.contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    """Below /tmp where there is one: it holds Unix sockets, whose paths must be short."""
+    place = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108  # a directory of our own is made in it, mode 0700
+    directory = Path(tempfile.mkdtemp(prefix="gateway-manager-demo-", dir=place))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _until_gone(pid: int) -> None:
+    with suppress(ProcessLookupError, TimeoutError):
+        async with asyncio.timeout(_HOST_GONE_WITHIN):
+            while True:
+                os.kill(pid, 0)
+                await asyncio.sleep(0.05)
