@@ -134,6 +134,7 @@ class VaultCredentials:
 
     def close(self) -> None:
         """Revoke the token that was only for this courier."""
+        self._tries.shutdown(wait=False)
         self._session.close()
 
     # ------------------------------------------------------------------ one try
@@ -159,16 +160,17 @@ class VaultCredentials:
                     if self._session.is_good(client):
                         raise self._denied(path, call) from None
                     self._session.drop(client)
-        except (exceptions.VaultError, transport.RequestException, OSError) as error:
-            raise self._translated(error) from None
+        except _FAILURES as error:
+            reason, may_pass = _reason(error)
+            raise self._away(reason, may_pass=may_pass) from None
         raise self._away("our token is no longer good, or never was", may_pass=False)
 
     def _kv(self, client: Any) -> int:
         """Which version of the engine is mounted, looked up once; a token that may not look gets version 2."""
         if self._kv_version is None:
             try:
-                mount = client.adapter.get(f"/v1/sys/internal/ui/mounts/{self._access.mount}")
-                self._kv_version = int((mount["data"].get("options") or {}).get("version", 1))
+                mount = _data(client.adapter.get(f"/v1/sys/internal/ui/mounts/{self._access.mount}"))
+                self._kv_version = int((mount.get("options") or {}).get("version", 1))
             except (exceptions.Forbidden, exceptions.InvalidPath):
                 return vault_secrets.VERSIONED
         return self._kv_version
@@ -184,29 +186,22 @@ class VaultCredentials:
                 answer = client.secrets.kv.v1.read_secret(path, mount_point=mount)
         except exceptions.InvalidPath as error:
             raise self._missing(path, error) from None
-        return self._data(answer)
+        return _data(answer)
 
     def _read_metadata(self, client: Any, path: str) -> Mapping[str, Any]:
         if self._kv(client) != vault_secrets.VERSIONED:
             return {}
         try:
-            return self._data(client.secrets.kv.v2.read_secret_metadata(path, mount_point=self._access.mount))
+            return _data(client.secrets.kv.v2.read_secret_metadata(path, mount_point=self._access.mount))
         except exceptions.InvalidPath as error:
             raise self._missing(path, error) from None
-
-    def _data(self, answer: Any) -> Mapping[str, Any]:
-        """What Vault answered; something else that listens there may answer 200 with anything."""
-        data = answer.get("data") if isinstance(answer, dict) else None
-        if not isinstance(data, dict):
-            raise self._away("what answers there is not Vault", may_pass=False)
-        return data
 
     # ------------------------------------------------------------------ what went wrong
 
     def _missing(self, path: str, error: Any) -> Exception:
         where = f"{self._access.mount}/{path}"
         if not isinstance(error.json, dict):  # a proxy's page, not Vault's word
-            return self._away("what answers there is not Vault", may_pass=False)
+            return _NotVaultError()
         if metadata := (error.json.get("data") or {}).get("metadata"):
             return vault_secrets.deleted(where, metadata["version"])
         if error.errors:
@@ -228,10 +223,6 @@ class VaultCredentials:
 
     def _away(self, reason: str, *, may_pass: bool) -> AwayError:
         return AwayError(f"Vault at {self._access.address} is unavailable: {reason}.", may_pass=may_pass)
-
-    def _translated(self, error: Exception) -> AwayError:
-        reason, may_pass = _reason(error)
-        return self._away(reason, may_pass=may_pass)
 
 
 class _Session:
@@ -266,12 +257,14 @@ class _Session:
 
     def close(self) -> None:
         """Revoke a token that AppRole gave to this courier alone."""
-        with self._turn:
-            client, self._client = self._client, None
+        if not self._turn.acquire(timeout=CONNECT_TIME):
+            return  # somebody is still at the door of a Vault that doesn't answer
+        client, self._client = self._client, None
+        self._turn.release()
         if client is not None and self._access.role_id:
             try:
                 client.auth.token.revoke_self()
-            except (exceptions.VaultError, transport.RequestException, OSError):
+            except _FAILURES:
                 return  # it ends by itself, with its lease
 
     def _open(self) -> Any:
@@ -287,18 +280,19 @@ class _Session:
         for scheme in ("http://", "https://"):
             client.adapter.session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
         if access.role_id:
-            client.auth.approle.login(access.role_id, self._secret_id(), mount_point=access.approle_mount)
+            login = {"role_id": access.role_id, "secret_id": self._secret_id(), "mount_point": access.approle_mount}
+            client.token = _data(client.auth.approle.login(**login, use_token=False), "auth")["client_token"]
         self._renew(client)
         return client
 
     def _renew(self, client: Any) -> None:
         """Look at our token; renew it past a third of its life. One that may not look at itself is tried as it is."""
         try:
-            token = client.auth.token.lookup_self()["data"]
+            token = _data(client.auth.token.lookup_self())
             left, whole = token["ttl"], token.get("period") or token.get("creation_ttl", 0)
             renewable = token.get("renewable") and not self._access.role_id
             if renewable and left < whole * (1 - _RENEW_PAST):
-                left = client.auth.token.renew_self()["auth"]["lease_duration"]
+                left = _data(client.auth.token.renew_self(increment=f"{whole}s"), "auth")["lease_duration"]
         except exceptions.Forbidden:
             return
         if renewable and left:
@@ -313,6 +307,21 @@ class _Session:
         return self._access.secret_id or _content(self._access.secret_id_file)
 
 
+class _NotVaultError(Exception):
+    """What answers at the address is something else, perhaps a proxy with a page of its own."""
+
+
+_FAILURES = (exceptions.VaultError, transport.RequestException, OSError, _NotVaultError)
+
+
+def _data(answer: Any, part: str = "data") -> Mapping[str, Any]:
+    """That part of what Vault answered; something else that listens there may answer 200 with anything."""
+    data = answer.get(part) if isinstance(answer, dict) else None
+    if not isinstance(data, dict):
+        raise _NotVaultError
+    return data
+
+
 def _content(path: Path | None) -> str | None:
     """The file's text: read at each login, since an agent may renew it. A missing file is no login, which Vault tells."""
     try:
@@ -321,25 +330,30 @@ def _content(path: Path | None) -> str | None:
         return None
 
 
+_REASONS: tuple[tuple[type[Exception], str, bool], ...] = (
+    (_NotVaultError, "what answers there is not Vault", False),
+    (exceptions.RateLimitExceeded, "it limits how often we may ask", True),
+    (transport.SSLError, "its certificate is not one that VAULT_CACERT vouches for", False),
+    (transport.Timeout, "it does not answer", True),
+    (transport.ConnectionError, "the connection was refused or lost", True),
+    (transport.ChunkedEncodingError, "the connection was lost", True),
+)
+
+
 def _reason(error: Exception) -> tuple[str, bool]:
     """Why Vault can't be used, and whether that may pass; text that could quote a header is not repeated."""
+    for kind, reason, may_pass in _REASONS:
+        if isinstance(error, kind):
+            return reason, may_pass
     match error:
         case exceptions.VaultDown():
             return "it is sealed" if "sealed" in str(error.text).lower() else "it is in standby or starting", True
-        case exceptions.RateLimitExceeded():
-            return "it limits how often we may ask", True
         case (
             exceptions.InvalidRequest() | exceptions.Unauthorized() | exceptions.InvalidPath() | exceptions.Forbidden()
         ):
             return f"it answered {', '.join(error.errors) if error.errors else 'with an error'}", False
         case exceptions.VaultError():
             return f"it answered with a server error ({type(error).__name__})", True
-        case transport.SSLError():
-            return "its certificate is not one that VAULT_CACERT vouches for", False
-        case transport.Timeout():
-            return "it does not answer", True
-        case transport.ConnectionError() | transport.ChunkedEncodingError():
-            return "the connection was refused or lost", True
         case transport.RequestException():
             return f"the request could not be made ({type(error).__name__})", False
         case _:
