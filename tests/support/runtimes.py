@@ -139,7 +139,8 @@ class SimulatedPlace(Place):
 
     def operations(self, *names: str) -> list[dict[str, Any]]:
         """The operations' trail, oldest first; only the named ones, when there are any."""
-        lines = (self.directory / OPERATIONS).read_text().splitlines()
+        trail = self.directory / OPERATIONS
+        lines = trail.read_text().splitlines() if trail.exists() else []
         return [line for line in map(json.loads, lines) if not names or line["operation"] in names]
 
     async def close(self) -> None:

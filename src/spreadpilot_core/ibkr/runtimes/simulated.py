@@ -51,7 +51,9 @@ class SimulatedRuntime:
     """Fulfils `protocols.GatewayRuntime` with simulated gateways."""
 
     def __init__(self, directory: Path, *, owner: str, manager_id: str) -> None:
-        self._owner = owner
+        self.directory = directory
+        """Where its host is."""
+        self.owner = owner
         self._host = HostClient(directory, owner=owner, manager_id=manager_id)
         self._closing = asyncio.Event()
 
@@ -89,7 +91,7 @@ class SimulatedRuntime:
     async def create(self, spec: GatewaySpec, leases: Leases) -> Created:
         """Create the follower's container. Raises `NameTakenError` when the follower has one already."""
         order = {
-            "name": f"{self._owner}-{spec.follower_id}",
+            "name": f"{self.owner}-{spec.follower_id}",
             "follower_id": spec.follower_id,
             "host_port": leases.host_port,
             "client_id": leases.client_id,
@@ -187,14 +189,14 @@ class SimulatedRuntime:
         """Kill the follower's gateway; its container stays, exited with 137."""
         await self._ask("kill", follower_id=follower_id)
 
-    async def ask_host(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
+    async def ask_host(self, operation: str, /, **arguments: Any) -> Mapping[str, Any]:
         """A request of the host's own, for tests: `answer_late`, `drop_streams`, `shutdown` (see `engine.service`)."""
-        return await self._ask(operation, **arguments)
+        return _checked(await self._host.ask({**arguments, "op": operation}, within=_AFTER_THE_GRACE))
 
     # ------------------------------------------------------------------
 
     async def _ask(
-        self, operation: str, *, gone_is_fine: bool = False, within: float = _AFTER_THE_GRACE, **arguments: Any
+        self, operation: str, /, *, gone_is_fine: bool = False, within: float = _AFTER_THE_GRACE, **arguments: Any
     ) -> Answer:
         answer = await self._host.ask({"op": operation, **arguments}, within=within)
         if gone_is_fine and answer.get("error") == "gone":
