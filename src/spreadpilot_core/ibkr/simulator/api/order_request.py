@@ -5,6 +5,8 @@ What the exchange can't honour (combinations, conditions, a later start) is refu
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from spreadpilot_core.ibkr.simulator.api.fields import Fields
 from spreadpilot_core.ibkr.simulator.books.orders import Rejected, Ticket
 
@@ -19,45 +21,41 @@ def read_ticket(fields: Fields, *, order_id: int, client_id: int, version: int) 
         BadRequest: the fields can't be read.
         Rejected: the order asks for what the simulator doesn't serve.
     """
-    instrument = fields.description()
-    fields.skip(2)  # secIdType, secId
-    if instrument.sec_type == "BAG":
-        raise Rejected(387, "Unsupported order type for this exchange and security type.")
-    action, quantity, order_type = fields.text(), fields.number(), fields.text()
-    limit, aux, tif = fields.number(), fields.number(), fields.text()
-    oca_group, account, open_close = fields.text(), fields.text(), fields.text()
-    origin, order_ref, transmit, parent_id = fields.integer(), fields.text(), fields.flag(), fields.integer()
-    fields.skip(4)  # blockOrder, sweepToFill, displaySize, triggerMethod
-    outside_rth, hidden = fields.flag(), fields.flag()
+    ticket = _read_terms(fields, order_id, client_id)
     fields.skip(2)  # shares allocation, discretionary amount
     _refuse(fields.text(), "goodAfterTime")
     good_till_date = fields.text()
     fields.skip(3 if version >= _WITHOUT_PROFILE else 4)  # allocation to a group
     fields.skip(4)  # modelCode, shortSaleSlot, designatedLocation, exemptCode
-    oca_type = fields.integer()
-    return Ticket(
-        order_id=order_id,
-        client_id=client_id,
-        instrument=instrument,
-        action=action,
-        quantity=quantity or 0.0,
-        order_type=order_type,
-        limit=limit,
-        aux=aux,
-        tif=tif or "DAY",
-        oca_group=oca_group,
-        oca_type=oca_type,
-        account=account,
-        open_close=open_close,
-        origin=origin,
-        order_ref=order_ref,
-        transmit=transmit,
-        parent_id=parent_id,
-        outside_rth=outside_rth,
-        hidden=hidden,
-        good_till_date=good_till_date,
-        what_if=_read_what_if(fields),
+    return replace(ticket, good_till_date=good_till_date, oca_type=fields.integer(), what_if=_read_what_if(fields))
+
+
+def _read_terms(fields: Fields, order_id: int, client_id: int) -> Ticket:
+    """From the instrument to the flag `hidden`."""
+    instrument = fields.description()
+    fields.skip(2)  # secIdType, secId
+    if instrument.sec_type == "BAG":
+        raise Rejected(387, "Unsupported order type for this exchange and security type.")
+    ticket = Ticket(
+        order_id,
+        client_id,
+        instrument,
+        action=fields.text(),
+        quantity=fields.number() or 0.0,
+        order_type=fields.text(),
+        limit=fields.number(),
+        aux=fields.number(),
+        tif=fields.text() or "DAY",
+        oca_group=fields.text(),
+        account=fields.text(),
+        open_close=fields.text(),
+        origin=fields.integer(),
+        order_ref=fields.text(),
+        transmit=fields.flag(),
+        parent_id=fields.integer(),
     )
+    fields.skip(4)  # blockOrder, sweepToFill, displaySize, triggerMethod
+    return replace(ticket, outside_rth=fields.flag(), hidden=fields.flag())
 
 
 def _read_what_if(fields: Fields) -> bool:
