@@ -1,0 +1,311 @@
+"""One MongoDB database, as few operations as the stores need. The only module that knows pymongo.
+
+Every operation is bounded in time and ends in an answer or in `StoreUnavailableError`; pymongo's own exceptions stay
+here, since their texts may hold the connection string, and with it a password. They are not even chained: an error is
+raised anew outside the handler, so that no traceback can show them.
+
+Writes are acknowledged by the majority and by its journal, so what was answered survives a killed server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import unquote_plus, urlsplit
+
+import pymongo
+from bson import ObjectId
+from bson.codec_options import CodecOptions, DatetimeConversion
+from pydantic import SecretStr
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from spreadpilot_core.ibkr.errors import SettingsError, StoreUnavailableError
+from spreadpilot_core.ibkr.settings import Settings
+
+T = TypeVar("T")
+Document = dict[str, Any]
+Where = Mapping[str, Any]
+
+ANSWER_WITHIN = 8.0
+"""Seconds for one operation, reaching a server included; a local one takes about a millisecond."""
+REACH_WITHIN = 3.0
+"""Seconds to find a server that answers: the manager's start may take ten in all."""
+CHANGE_WAIT = 1.0
+"""Seconds that the server waits for a change before it answers that there is none."""
+_HIDDEN = "**********"
+
+
+class ChangesNotOfferedError(Exception):
+    """The server answered that it has no change streams, or has forgotten where to resume: poll, or begin anew."""
+
+
+class MongoDatabase:
+    """The database `name` behind `uri`."""
+
+    def __init__(self, uri: SecretStr, name: str) -> None:
+        self._uri = uri
+        self._name = name
+        self._hidden = _secrets_of(uri.get_secret_value())
+        self._client: AsyncMongoClient[Document] | None = None
+        self.label = f"MongoDB at {_hosts(uri.get_secret_value())}"
+        """What to call it; never with a user or password."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> MongoDatabase:
+        """The database that `mongo_uri` and `mongo_db_name` name.
+
+        Raises:
+            SettingsError: `mongo_uri` is missing or no connection string. The value is not shown.
+        """
+        uri = settings.mongo_uri
+        if uri is None:
+            raise SettingsError("mongo_uri", None, "store_url is mongodb: and needs it, e.g. mongodb://localhost:27017")
+        if fault := _uri_fault(uri.get_secret_value()):
+            raise SettingsError("mongo_uri", _HIDDEN, f"it must be a MongoDB connection string: {fault}")
+        return cls(uri, settings.mongo_db_name)
+
+    async def open(self) -> None:
+        """Reach the server once. Raises `StoreUnavailableError`; may be called again."""
+        if self._client is None:
+            self._client = await asyncio.to_thread(self._new_client)  # it reads certificates and the system's name
+        await self._answer(lambda database: database.command("ping"))
+
+    async def close(self) -> None:
+        """Close every connection; safe to call twice and when never opened."""
+        client, self._client = self._client, None
+        if client is not None:
+            await asyncio.shield(client.close())
+
+    # ------------------------------------------------------------------ documents
+
+    async def find(
+        self, collection: str, where: Where | None = None, *, fields: Sequence[str] | None = None
+    ) -> list[Document]:
+        """All documents that match, by `_id`; only `fields` of them when given. An ObjectId comes as its hex text."""
+        found = await self._answer(
+            lambda database: database[collection].find(where or {}, list(fields) if fields else None).to_list()
+        )
+        documents = [{name: _readable(value) for name, value in document.items()} for document in found]
+        return sorted(documents, key=lambda document: str(document.get("_id")))
+
+    async def insert(self, collection: str, document: Document) -> bool:
+        """Add one document; False when its `_id` is there already."""
+
+        async def insert(database: AsyncDatabase[Document]) -> bool:
+            try:
+                await database[collection].insert_one(document)
+            except DuplicateKeyError:
+                return False
+            return True
+
+        return await self._answer(insert)
+
+    async def replace(self, collection: str, where: Where, document: Document) -> bool:
+        """Replace the one document that matches, in one atomic step; False when none does."""
+        result = await self._answer(lambda database: database[collection].replace_one(where, document))
+        return result.matched_count > 0
+
+    async def put(self, collection: str, document: Document) -> None:
+        """Write one document whole, whether or not its `_id` is there."""
+        where = {"_id": document["_id"]}
+        try:
+            await self._answer(lambda database: database[collection].replace_one(where, document, upsert=True))
+        except _DuplicateError:  # two that made it at once: now it is there
+            await self.replace(collection, where, document)
+
+    async def add_new(self, collection: str, documents: Sequence[Document]) -> None:
+        """Add documents in this order, leaving out those whose `_id` is there already."""
+        writes = [
+            pymongo.UpdateOne(
+                {"_id": document["_id"]},
+                {"$setOnInsert": {name: value for name, value in document.items() if name != "_id"}},
+                upsert=True,
+            )
+            for document in documents
+        ]
+        if writes:
+            await self._answer(lambda database: database[collection].bulk_write(writes))
+
+    async def delete(self, collection: str, where: Where) -> int:
+        """Delete all that match; how many they were."""
+        result = await self._answer(lambda database: database[collection].delete_many(where))
+        return result.deleted_count
+
+    async def newest(self, collection: str, field: str, *, skip: int) -> Document | None:
+        """The document after the `skip` newest by `field`, or None."""
+        found = await self._answer(
+            lambda database: database[collection].find({}, [field]).sort(field, -1).skip(skip).limit(1).to_list()
+        )
+        return found[0] if found else None
+
+    async def index(self, collection: str, field: str) -> None:
+        """Have the server find and sort by `field` fast."""
+        await self._answer(lambda database: database[collection].create_index(field))
+
+    # ------------------------------------------------------------------ changes
+
+    @asynccontextmanager
+    async def changes(self, collection: str, *, after: Mapping[str, Any] | None) -> AsyncIterator[Changes]:
+        """The collection's changes from now on, or those after the mark `after`.
+
+        Raises:
+            ChangesNotOfferedError: the server can't.
+            StoreUnavailableError: it can't be reached.
+        """
+        stream = await self._opened_stream(collection, after)
+        try:
+            yield Changes(self, stream)
+        finally:
+            await asyncio.shield(self._closed(stream))
+
+    async def _opened_stream(self, collection: str, after: Mapping[str, Any] | None) -> AsyncChangeStream[Document]:
+        async def watch(database: AsyncDatabase[Document]) -> AsyncChangeStream[Document] | str:
+            try:
+                return await database[collection].watch(resume_after=after, max_await_time_ms=int(CHANGE_WAIT * 1000))
+            except OperationFailure as error:
+                if error.timeout or error.has_error_label("ResumableChangeStreamError"):
+                    raise
+                return self._said(error)
+
+        stream = await self._answer(watch)
+        if isinstance(stream, str):
+            raise ChangesNotOfferedError(stream)
+        return stream
+
+    @staticmethod
+    async def _closed(stream: AsyncChangeStream[Document]) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                await stream.close()
+        except (PyMongoError, TimeoutError):
+            return
+
+    # ------------------------------------------------------------------ asking
+
+    def _new_client(self) -> AsyncMongoClient[Document]:
+        return AsyncMongoClient(
+            self._uri.get_secret_value(),
+            appname="gateway-manager",
+            tz_aware=True,
+            serverSelectionTimeoutMS=int(REACH_WITHIN * 1000),
+            connectTimeoutMS=int(REACH_WITHIN * 1000),
+            w="majority",
+            journal=True,
+        )
+
+    def _database(self) -> AsyncDatabase[Document]:
+        if self._client is None:
+            raise StoreUnavailableError(f"{self.label} is not open.")
+        options: CodecOptions[Document] = CodecOptions(
+            tz_aware=True,
+            unicode_decode_error_handler="replace",  # one spoiled record must not hide the others
+            datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+        )
+        return self._client.get_database(self._name, codec_options=options)
+
+    async def _answer(self, question: Callable[[AsyncDatabase[Document]], Awaitable[T]]) -> T:
+        """Ask, within the time. Raises `StoreUnavailableError` without a trace of pymongo's own error."""
+        database = self._database()
+        trouble: StoreUnavailableError
+        try:
+            with pymongo.timeout(ANSWER_WITHIN):
+                async with asyncio.timeout(ANSWER_WITHIN + REACH_WITHIN):
+                    return await question(database)
+        except DuplicateKeyError:
+            trouble = _DuplicateError(f"{self.label} has such a document already.")
+        except PyMongoError as error:
+            trouble = self._trouble(error)
+        except TimeoutError:
+            trouble = StoreUnavailableError(f"{self.label} does not answer.")
+        except (ValueError, TypeError) as error:
+            trouble = StoreUnavailableError(f"{self.label} can't be asked: {self._said(error)}.")
+        raise trouble
+
+    def _trouble(self, error: PyMongoError) -> StoreUnavailableError:
+        return StoreUnavailableError(f"{self.label} can't be used: {self._said(error)}.")
+
+    def _said(self, error: Exception) -> str:
+        """The error's own words, short and without any secret."""
+        text = str(error)
+        if isinstance(error, BulkWriteError):
+            text = str((error.details or {}).get("writeErrors", text))
+        for end in (", full error:", " (configured timeouts", ", Timeout:"):
+            text = text.partition(end)[0]
+        for secret in self._hidden:
+            text = text.replace(secret, _HIDDEN)
+        return text.rstrip(".")
+
+
+class Changes:
+    """An open stream of changes; tells that something changed, never what."""
+
+    def __init__(self, database: MongoDatabase, stream: AsyncChangeStream[Document]) -> None:
+        self._database = database
+        self._stream = stream
+
+    @property
+    def mark(self) -> Mapping[str, Any] | None:
+        """Where to resume: after everything that `changed` has told."""
+        return self._stream.resume_token
+
+    async def changed(self) -> bool:
+        """Whether something changed; waits up to `CHANGE_WAIT`.
+
+        Raises:
+            ChangesNotOfferedError: the server ended the stream for good.
+            StoreUnavailableError: the stream broke; it may be resumed after `mark`.
+        """
+        trouble: Exception
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                return await self._stream.try_next() is not None
+        except OperationFailure as error:
+            trouble = ChangesNotOfferedError(self._database._said(error))  # noqa: SLF001  # one module, one secret
+        except PyMongoError as error:
+            trouble = self._database._trouble(error)  # noqa: SLF001
+        except TimeoutError:
+            trouble = StoreUnavailableError(f"{self._database.label} does not answer.")
+        raise trouble
+
+
+class _DuplicateError(StoreUnavailableError):
+    """A unique key is there already."""
+
+
+def _readable(value: Any) -> Any:
+    return str(value) if isinstance(value, ObjectId) else value
+
+
+def _hosts(uri: str) -> str:
+    """The host part of a connection string: what follows the last "@", so that no password can be part of it."""
+    rest = uri.partition("://")[2].rpartition("@")[2]
+    return rest.partition("?")[0].partition("/")[0] or "an unnamed host"
+
+
+def _secrets_of(uri: str) -> list[str]:
+    """Every spelling of the connection string and its password, longest first."""
+    login = uri.partition("://")[2].rpartition("@")[0]
+    password = login.partition(":")[2]
+    spellings = {uri, login, password, unquote_plus(password)}
+    return sorted((each for each in spellings if each), key=len, reverse=True)
+
+
+def _uri_fault(uri: str) -> str | None:
+    """What is wrong with a connection string, without showing it; None when nothing is."""
+    scheme = urlsplit(uri).scheme
+    if scheme == "mongodb+srv":  # its servers' names are asked for when it is opened
+        return None
+    try:
+        parse_uri(uri)
+    except (PyMongoError, ValueError, TypeError) as error:
+        said = str(error)
+        for secret in _secrets_of(uri):
+            said = said.replace(secret, _HIDDEN)
+        return said.rstrip(".")
+    return None
