@@ -47,7 +47,7 @@ def copies(address: str) -> list[object]:
     client = http.client.HTTPConnection(address.removeprefix("http://"))
     client.request("GET", "/v1/secret/data/ibkr/f3", headers={"X-Vault-Token": os.environ["VAULT_TOKEN"]})
     password = json.load(client.getresponse())["data"]["data"]["IB_PASS"]
-    return [password, password.encode("utf-16-le"), json.dumps(password), base64.b64encode(b"x" + password.encode())]
+    return [password, password.encode(), json.dumps(password), base64.b64encode(b"x" + password.encode())]
 
 
 if __name__ == "__main__":
