@@ -36,6 +36,8 @@ from spreadpilot_core.ibkr.simulator.engine.service import LONGEST_REQUEST, Serv
 
 _LINGER = 5.0
 """Seconds without container and client after which a host ends: long enough for a manager's restart."""
+_FIRST_CLIENT_WITHIN = 30.0
+"""Seconds that a fresh host waits for whoever started it."""
 _LOOK_INTERVAL = 0.25
 _LOCK_WITHIN = 2.0
 """Seconds to wait for a host that is just ending."""
@@ -80,13 +82,13 @@ class Host:
             self._files.retract()
 
     async def _until_the_end(self) -> None:
-        needed = time.monotonic()
-        while time.monotonic() - needed < self._linger and self._files.still_ours():
+        ends_at = time.monotonic() + max(self._linger, _FIRST_CLIENT_WITHIN)
+        while time.monotonic() < ends_at and self._files.still_ours():
             try:
                 await asyncio.wait_for(self._asked_to_end.wait(), _LOOK_INTERVAL)
             except TimeoutError:
-                if len(self._engine) or len(self._service):
-                    needed = time.monotonic()
+                if len(self._engine) or self._service.was_used():
+                    ends_at = time.monotonic() + self._linger
             else:
                 return
 

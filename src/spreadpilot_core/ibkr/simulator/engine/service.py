@@ -59,15 +59,22 @@ class Service:
         self._end = end
         self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._late: dict[str, float] = {}
+        self._used = False
 
     def __len__(self) -> int:
         return len(self._connections)
+
+    def was_used(self) -> bool:
+        """Whether there is a connection, or was one since the last time this was asked."""
+        used, self._used = self._used or bool(self._connections), False
+        return used
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One accepted connection, until it is closed."""
         task = asyncio.current_task()
         assert task is not None
         self._connections[task] = writer
+        self._used = True
         try:
             # A client that goes away, speaks nonsense or sends a line without end is nobody's trouble but its own.
             with contextlib.suppress(OSError, ValueError, TimeoutError):
