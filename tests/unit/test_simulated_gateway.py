@@ -343,7 +343,7 @@ async def test_block_of_a_logged_in_gateway() -> None:
     """Inside the block a client is served, after it nothing is left; a script may come along."""
     async with SimulatedGateway.logged_in(accounts=[ACCOUNT], timings=QUICK) as gateway:
         assert gateway.is_usable
-        assert gateway.accounts == (ACCOUNT,)
+        assert list(gateway.accounts) == [ACCOUNT]
         port = gateway.port
         gateway.inject("freeze")
     with pytest.raises(ConnectionRefusedError):

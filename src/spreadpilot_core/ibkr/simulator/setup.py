@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import zoneinfo
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "trading_mode": ("paper", "live"),
+    "existing_session_action": ("primary", "primaryoverride", "secondary", "manual"),
+    "missed_action": ("exit", "restart"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What the container was given when it was created; the same for both controllers."""
+    """What the container was given when it was created. Raises `ValueError` with what is allowed."""
 
     user: str
     trading_mode: str
@@ -30,6 +38,20 @@ class Setup:
     """Whether its ibcontroller is older than 0.1.4: it doesn't understand a rejection, and every failure exits with 1."""
     settings_dir: Path | None = None
     """Survives the container; holds the token of a nightly restart while one is under way."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _WORDS.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(allowed)}")
+        if not self.accounts or isinstance(self.accounts, str) or not all(self.accounts):
+            raise ValueError(f"accounts is {self.accounts!r}, but must be a list of account numbers, at least one")
+        try:
+            zoneinfo.ZoneInfo(self.time_zone)
+        except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as error:
+            raise ValueError(f"time_zone is {self.time_zone!r}, but must be an IANA time zone") from error
+        time = self.auto_restart_time
+        if time is not None and not re.fullmatch(r"(0[1-9]|1[0-2]):[0-5]\d (AM|PM)", time):
+            raise ValueError(f'auto_restart_time is {time!r}, but must look like "11:45 PM"')
 
     @property
     def live(self) -> bool:
