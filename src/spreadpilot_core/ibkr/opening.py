@@ -73,7 +73,7 @@ def open_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: Ev
             runtime=_runtime(settings, f"{socket.gethostname()}:{os.getpid()}"),
             desk=_desk(settings),
             ledger=Ledger(records, clock=utc_now),
-            connector=Connector(ib_factory=ib_factory or _default_ib),
+            connector=Connector(ib_factory=ib_factory or _default_ib_factory()),
             admission=Admission(parallel_starts=settings.parallel_starts),
             ports=PortLeases(settings.port_range_start, settings.port_range_end),
             client_ids=ClientIdLeases(settings.client_id_range_start, settings.client_id_range_end),
@@ -115,7 +115,8 @@ def _desk(settings: Settings) -> CredentialDesk:
     return Couriers.from_settings(settings)
 
 
-def _default_ib() -> Any:
+def _default_ib_factory() -> Callable[[], Any]:
+    """Loaded now, off the event loop, and not with the first connect."""
     from ib_async import IB
 
-    return IB()
+    return IB
