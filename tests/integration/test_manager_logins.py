@@ -16,10 +16,10 @@ from spreadpilot_core.ibkr.events import Event, SecondFactorRequested
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager, LoginRefusedError, State
 from spreadpilot_core.ibkr.protocols import FollowerId
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from spreadpilot_core.ibkr.simulator.engine.files import read_address
 from support.home import Home, eventually, seen
 
 ANNA = FollowerId("anna")
-ADDRESS = "host.json"
 
 
 @pytest.fixture(params=["ibc", "ibcontroller"])
@@ -98,31 +98,28 @@ async def test_one_phone_is_never_asked_twice_at_once(home: Home, runtime: Simul
     await asyncio.to_thread(home.followers_file.write_text, owned)
     for each in (ANNA, FollowerId("ben")):
         await runtime.script(each, [{"second_factor": "pending"}])
-    manager = home.manager()
     prompts: list[Event] = []
+    async with running(home) as manager:
+        listening = asyncio.create_task(listen_for_prompts(manager, prompts))
+        await eventually(lambda: len(prompts) == 1)
+        first = FollowerId(prompts[0].follower_id or "")
+        other = "ben" if first == ANNA else ANNA
+        await asyncio.sleep(0.5)
+        assert len(prompts) == 1
+        assert seen(manager, other).state is State.QUEUED
+        assert first in (seen(manager, other).reason or "")
 
-    async def listen() -> None:
-        async for event in manager.events():
-            if isinstance(event, SecondFactorRequested):
-                prompts.append(event)
-
-    listening = asyncio.create_task(listen())
-    await asyncio.sleep(0)
-    await manager.start()
-    await eventually(lambda: len(prompts) == 1)
-    first = FollowerId(prompts[0].follower_id or "")
-    other = "ben" if first == ANNA else ANNA
-    await asyncio.sleep(0.5)
-    assert len(prompts) == 1
-    assert seen(manager, other).state is State.QUEUED
-    assert first in (seen(manager, other).reason or "")
-
-    await runtime.inject(first, "approve_second_factor")
-    await eventually(lambda: len(prompts) == 2)
-    await runtime.inject(FollowerId(other), "approve_second_factor")
-    await state(manager, State.READY, other)
-    await manager.stop()
+        await runtime.inject(first, "approve_second_factor")
+        await eventually(lambda: len(prompts) == 2)
+        await runtime.inject(FollowerId(other), "approve_second_factor")
+        await state(manager, State.READY, other)
     await listening
+
+
+async def listen_for_prompts(manager: GatewayManager, prompts: list[Event]) -> None:
+    async for event in manager.events():
+        if isinstance(event, SecondFactorRequested):
+            prompts.append(event)
 
 
 async def test_too_many_attempts_waits_as_long_as_ibkr_said_also_for_an_operator(
@@ -136,7 +133,7 @@ async def test_too_many_attempts_waits_as_long_as_ibkr_said_also_for_an_operator
         with pytest.raises(LoginRefusedError):
             await manager.launch_gateway(ANNA, retry_login=True)
         assert await starts(home) == 1
-        assert "Next" in (seen(manager, ANNA).next_action or "")
+        await eventually(lambda: "Next" in (seen(manager, ANNA).next_action or ""), lambda: seen(manager, ANNA))
 
 
 async def test_login_failed_outside_the_reset_is_one_login_and_then_a_human(
@@ -247,5 +244,6 @@ async def test_the_engine_dies_with_everything_in_it_and_everything_comes_back(
 
 
 async def kill_host(home: Home) -> None:
-    address = await asyncio.to_thread((home.directory / ADDRESS).read_text)
-    os.kill(json.loads(address)["pid"], signal.SIGKILL)
+    address = await asyncio.to_thread(read_address, home.directory)
+    assert address is not None
+    os.kill(address.pid, signal.SIGKILL)

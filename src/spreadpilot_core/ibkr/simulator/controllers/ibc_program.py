@@ -213,12 +213,14 @@ class IbcProgram:
             seconds = self._timings.second_factor_missed if missed else self._timings.second_factor
         if answer == "pending":
             seconds = _LIMIT
+        asked = time.monotonic()
         command = await self._machine.wait("approve_second_factor", "miss_second_factor", seconds=seconds)
         if command is not None:
             missed = command.fault == "miss_second_factor"
+            seconds = time.monotonic() - asked
         elif answer == "pending":
             missed = True
-        return (_LIMIT if missed else int(seconds)), missed
+        return (_LIMIT if missed else min(int(seconds), _LIMIT - 1)), missed
 
     async def _be_stuck(self, *, exits: bool) -> NoReturn:
         if not exits:
