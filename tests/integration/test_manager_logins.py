@@ -119,7 +119,7 @@ async def test_one_phone_is_never_asked_twice_at_once(home: Home, runtime: Simul
 async def listen_for_prompts(manager: GatewayManager, prompts: list[Event]) -> None:
     async for event in manager.events():
         if isinstance(event, SecondFactorRequested):
-            prompts.append(event)
+            prompts.append(event)  # noqa: PERF401  # the list is read while this still listens
 
 
 async def test_too_many_attempts_waits_as_long_as_ibkr_said_also_for_an_operator(
@@ -228,9 +228,7 @@ async def test_a_session_lost_for_good_is_replaced_or_handed_to_a_human(home: Ho
         assert await starts(home) == 2
 
 
-async def test_the_engine_dies_with_everything_in_it_and_everything_comes_back(
-    home: Home, runtime: SimulatedRuntime
-) -> None:
+async def test_the_engine_dies_with_everything_in_it_and_everything_comes_back(home: Home) -> None:
     """A killed host takes its gateways along without an event: they are missed and started again."""
     await home.add(ANNA, "ben")
     async with running(home) as manager:

@@ -6,6 +6,7 @@ has no handler for them and waits.
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import NoReturn
 
