@@ -59,16 +59,21 @@ def fail(sentence: str) -> NoReturn:
     sys.exit(1)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("spreadpilot-gateway-manager"))
+        raise typer.Exit
+
+
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[  # its callback has done all
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Keeps one healthy, logged-in Interactive Brokers Gateway per follower."""
-    if version:
-        from importlib.metadata import version as installed
-
-        print(installed("spreadpilot-gateway-manager"))
-        raise typer.Exit
 
 
 # ---------------------------------------------------------------------------------------------- the manager
