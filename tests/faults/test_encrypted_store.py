@@ -50,7 +50,7 @@ def test_a_file_cut_anywhere_is_an_error(store: EncryptedCredentials) -> None:
 def test_a_flipped_bit_never_gives_another_password(store: EncryptedCredentials) -> None:
     """Whichever bit flips, a read gives the right password or an error that says damaged."""
     whole = store.path.read_bytes()
-    chosen = random.Random(4)  # noqa: S311  # the same damage each time
+    chosen = random.Random(4)  # the same damage each time
     for _ in range(300):
         damaged = bytearray(whole)
         damaged[chosen.randrange(len(whole))] ^= 1 << chosen.randrange(8)

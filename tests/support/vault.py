@@ -93,9 +93,9 @@ class BaoServer:
         _until(self.root.sys.read_seal_status)
 
     def unseal(self) -> None:
-        """Unseal and wait until it serves."""
+        """Unseal and wait until it takes writes, which comes after reads."""
         self.root.sys.submit_unseal_key(self._unseal_key)
-        _until(self.root.sys.list_mounted_secrets_engines)
+        _until(lambda: self.allow("nothing", "no/path"))
 
     def seal(self) -> None:
         """Seal: every request is answered 503 from here on."""

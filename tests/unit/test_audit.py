@@ -6,7 +6,9 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,7 +69,7 @@ def test_an_empty_trail(tmp_path: Path) -> None:
     ("damage", "finding"),
     [
         (
-            lambda lines: [*lines[:2], lines[2].replace(b"f2", b"f9"), *lines[3:]],
+            lambda lines: [*lines[:2], lines[2].replace(b'"f2"', b'"f9"'), *lines[3:]],
             r"before audit.jsonl, line 4 .* altered",
         ),
         (lambda lines: [*lines[:2], *lines[3:]], r"line 3 has serial 4 instead of 3: 1 lines before it are gone"),
@@ -92,7 +94,7 @@ def test_damage_in_the_chain_is_found(
     "damage",
     [
         lambda lines: lines[:-1],
-        lambda lines: [*lines[:-1], lines[-1].replace(b"f4", b"f9")],
+        lambda lines: [*lines[:-1], lines[-1].replace(b'"f4"', b'"f9"')],
         lambda _: [],
     ],
 )
@@ -189,12 +191,41 @@ def test_half_a_write_is_taken_back(tmp_path: Path) -> None:
 
 def test_a_disk_nearly_full_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is read, room for what must be written down is asked for."""
-    trail = AuditTrail(tmp_path)
-    trail.ready()
+    AuditTrail(tmp_path).ready()
     real = os.fstatvfs(0)
     monkeypatch.setattr(os, "fstatvfs", lambda _: os.statvfs_result((*real[:4], 3, *real[5:])))
     with pytest.raises(AuditError, match="less than 1024 KiB are free"):
+        AuditTrail(tmp_path).ready()
+
+
+def test_readiness_that_was_seen_ends_with_a_failed_write(tmp_path: Path) -> None:
+    """A disk that had room a moment ago is not asked again, until a write on it fails."""
+    trail = AuditTrail(tmp_path)
+    trail.ready()
+    trail.path.unlink()
+    trail.path.mkdir()
+    trail.ready()
+    with pytest.raises(AuditError):
+        trail.append("read", who="tester")
+    with pytest.raises(AuditError):
         trail.ready()
+
+
+def test_lines_that_arrive_together_are_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst of lines waits for few flushes of the disk, and fails together when the disk fails."""
+    trail = AuditTrail(tmp_path)
+    flushed = []
+
+    def slow(descriptor: int) -> None:
+        flushed.append(descriptor)
+        threading.Event().wait(0.05)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with ThreadPoolExecutor(50) as pool:
+        heads = list(pool.map(lambda number: trail.append("read", who=str(number)), range(50)))
+    assert len(flushed) < 25
+    assert sorted(head.serial for head in heads) == list(range(1, 51))
+    assert trail.verify().is_whole
 
 
 def test_a_directory_that_is_none(tmp_path: Path) -> None:

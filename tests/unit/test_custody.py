@@ -28,6 +28,7 @@ class OneSecret:
     def __init__(self, *, is_fallback: bool = False, error: GatewayManagerError | None = None) -> None:
         self.error = error
         self.reads = 0
+        self.renew_within: float | None = None
         self.secret = Credentials(
             user="edemo",
             password=PASSWORD,
@@ -88,6 +89,7 @@ def test_an_answer_holds_everything_but_the_password(trail: AuditTrail, clock: C
         "source": "vault",
         "dated": "2026-11-20T00:00:00+00:00",
         "notice": None,
+        "renew_within": None,
     }
     [entry] = trail.entries()
     assert {name: entry[name] for name in ("act", "follower", "ref", "version", "source", "outcome", "who")} == {

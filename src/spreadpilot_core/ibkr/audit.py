@@ -19,6 +19,7 @@ import os
 import pwd
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ ROTATE_AT = 16 * 2**20
 """Bytes after which a new file is begun: some 50,000 lines."""
 SPARE = 2**20
 """Bytes that must be free on the disk before a secret is read, so that what follows can be written down."""
+_READY_FOR = 1.0
+"""Seconds for which a disk that had room is not asked again; a write that fails ends them."""
 _LOCK_PATIENCE = 10.0
 _LONGEST_LINE = 2**16
 
@@ -71,6 +74,9 @@ class AuditTrail:
         self.path = directory / FILE_NAME
         self._rotate_at = rotate_at
         self._turn = threading.Lock()
+        self._arriving = threading.Lock()
+        self._waiting: list[_Line] = []
+        self._ready_until = 0.0
         self._known: tuple[int, int, AuditHead] | None = None
         """Inode, size and head as this process left the file, to spare the next append from reading it."""
 
@@ -80,10 +86,13 @@ class AuditTrail:
         Raises:
             AuditError: it can't; nothing may be done that must be audited.
         """
+        if time.monotonic() < self._ready_until:
+            return
         with self._exclusive() as descriptor:
             disk = os.fstatvfs(descriptor)
             if disk.f_bavail * disk.f_frsize < SPARE:
                 raise self._unwritable(f"less than {SPARE // 1024} KiB are free on its disk")
+        self._ready_until = time.monotonic() + _READY_FOR
 
     def append(self, act: str, *, who: str, outcome: str = "done", **facts: str | None) -> AuditHead:
         """Write one line; it is durable when this returns.
@@ -97,23 +106,16 @@ class AuditTrail:
         Raises:
             AuditError: it could not be written; the trail is as before.
         """
-        with self._exclusive() as descriptor:
-            head, prefix = self._head_of(descriptor)
-            line = _line(head, act=act, who=who, outcome=outcome, facts=facts)
-            size = os.fstat(descriptor).st_size
-            try:
-                _write(descriptor, prefix + line + b"\n")
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(descriptor, size)
-                raise
-            newest = AuditHead((head.serial if head else 0) + 1, _hash(line))
-            stat = os.fstat(descriptor)
-            self._known = (stat.st_ino, stat.st_size, newest)
-            if stat.st_size >= self._rotate_at:
-                with suppress(OSError):  # the line is written; the next one tries again
-                    self._rotate()
-        return newest
+        line = _Line({"act": act, "outcome": outcome, **_told(facts), "who": who})
+        with self._arriving:
+            self._waiting.append(line)
+        with self._turn:
+            if line.fate is None:  # whoever comes first writes for all who wait
+                self._write_waiting()
+        if isinstance(line.fate, AuditError):
+            raise line.fate
+        assert line.fate is not None  # every line that waited has met its fate
+        return line.fate
 
     def head(self) -> AuditHead | None:
         """The newest line, or None when there is none.
@@ -156,12 +158,50 @@ class AuditTrail:
 
     # ------------------------------------------------------------------ inside
 
+    def _write_waiting(self) -> None:
+        """Write every line that waits, with one flush to the disk for all. The caller has the turn."""
+        with self._arriving:
+            lines, self._waiting = self._waiting, []
+        try:
+            with self._locked() as descriptor:
+                self._write(descriptor, lines)
+        except AuditError as error:
+            self._ready_until = 0.0
+            for line in lines:
+                line.fate = error
+
+    def _write(self, descriptor: int, lines: list[_Line]) -> None:
+        head, content = self._head_of(descriptor)
+        for line in lines:
+            raw = line.following(head)
+            content += raw + b"\n"
+            line.fate = head = AuditHead((head.serial if head else 0) + 1, _hash(raw))
+        assert head is not None  # at least the caller's own line was there
+        before = os.fstat(descriptor).st_size
+        try:
+            _write(descriptor, content)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(descriptor, before)
+            raise
+        stat = os.fstat(descriptor)
+        self._known = (stat.st_ino, stat.st_size, head)
+        if stat.st_size >= self._rotate_at:
+            with suppress(OSError):  # the lines are written; the next one tries again
+                self._rotate()
+
     @contextmanager
     def _exclusive(self) -> Iterator[int]:
-        """The open file, while nobody else appends."""
+        """The open file, while nobody else appends, here or in another process."""
+        with self._turn, self._locked() as descriptor:
+            yield descriptor
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """The open file, while no other process appends. The caller has the turn."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._turn, FileLock(self.path.with_suffix(".lock"), timeout=_LOCK_PATIENCE, mode=0o600):
+            with FileLock(self.path.with_suffix(".lock"), timeout=_LOCK_PATIENCE, mode=0o600):
                 descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
                 try:
                     yield descriptor
@@ -229,17 +269,22 @@ def _user_name(uid: int) -> str:
         return str(uid)
 
 
-def _line(head: AuditHead | None, *, act: str, who: str, outcome: str, facts: Mapping[str, str | None]) -> bytes:
-    entry = {
-        "serial": head.serial + 1 if head else 1,
-        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "act": act,
-        "outcome": outcome,
-        **{name: value for name, value in facts.items() if value is not None},
-        "who": who,
-        "previous": head.hash if head else BEGINNING,
-    }
-    return json.dumps(entry).encode()
+class _Line:
+    """A line on its way into the trail, and what became of it."""
+
+    def __init__(self, entry: Mapping[str, str]) -> None:
+        self._entry = entry
+        self.fate: AuditHead | AuditError | None = None
+
+    def following(self, head: AuditHead | None) -> bytes:
+        """The line as it stands behind `head`."""
+        serial, previous = (head.serial + 1, head.hash) if head else (1, BEGINNING)
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"serial": serial, "at": at, **self._entry, "previous": previous}).encode()
+
+
+def _told(facts: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _write(descriptor: int, content: bytes) -> None:

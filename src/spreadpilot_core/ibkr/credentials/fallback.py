@@ -18,6 +18,9 @@ from spreadpilot_core.ibkr.credentials.refs import canonical_ref
 from spreadpilot_core.ibkr.credentials.source import Credentials, CredentialSource, SecretGoneError, SecretVersion
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialsUnavailableError, GatewayManagerError
 
+_GATHERED = 0.3
+"""Seconds that a memory waits for others of its burst, so that all are one write, beside nobody's read."""
+
 
 class RememberingCredentials:
     """Fulfils `CredentialSource` by one that may be away and a store that stands in for it."""
@@ -43,6 +46,7 @@ class RememberingCredentials:
         self._writer = ThreadPoolExecutor(1, "remember")
         self._waiting: dict[str, Credentials] = {}
         self._turn = threading.Lock()
+        self._closing = threading.Event()
 
     @property
     def renew_within(self) -> float | None:
@@ -83,6 +87,7 @@ class RememberingCredentials:
 
     def close(self) -> None:
         """Finish what is to be remembered, and close Vault."""
+        self._closing.set()
         self._writer.shutdown(wait=True)
         self._vault.close()
 
@@ -114,10 +119,13 @@ class RememberingCredentials:
             self._writer.submit(self._safely, lambda: self._revoke(path))
             return
         with self._turn:
+            first = not self._waiting
             self._waiting[path] = found
-        self._writer.submit(self._safely, self._write_waiting)
+        if first:  # the others of the burst go along
+            self._writer.submit(self._safely, self._write_waiting)
 
     def _write_waiting(self) -> None:
+        self._closing.wait(_GATHERED)
         with self._turn:
             waiting, self._waiting = self._waiting, {}
         known = {entry.ref: entry for entry in self._store.list()}
