@@ -66,6 +66,7 @@ async def test_one_process_serves_a_burst_and_goes(couriers: Couriers, state_dir
     assert time.monotonic() - delivered < 10
     verdict = await asyncio.to_thread(AuditTrail(state_dir).verify)
     assert (verdict.findings, verdict.lines) == ((), 2 * FLEET)
+    assert couriers.audit_head == verdict.head
 
 
 async def test_the_next_burst_takes_a_new_process(couriers: Couriers, tmp_path: Path) -> None:

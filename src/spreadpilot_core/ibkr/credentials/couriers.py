@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from spreadpilot_core.ibkr.audit import actor
+from spreadpilot_core.ibkr.audit import AuditHead, actor
 from spreadpilot_core.ibkr.errors import (
     AuditError,
     CredentialsRefusedError,
@@ -86,6 +86,8 @@ class Couriers:
         self._closed = False
         self.renew_within: float | None = None
         """Seconds within which `version` should be asked again, so that Vault's token is renewed in time; None: no matter."""
+        self.audit_head: AuditHead | None = None
+        """The newest line of the audit trail that a courier has told of, for the record store to keep."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Couriers:
@@ -125,7 +127,7 @@ class Couriers:
             msg = "The courier that held the password has ended."
             raise DeliveryExpiredError(msg)
         try:
-            await courier.ask({"do": "deliver", "ticket": inner, "door": dict(door)})
+            self._learn(await courier.ask({"do": "deliver", "ticket": inner, "door": dict(door)}))
         except _LeftError:
             msg = "The courier that held the password has ended."
             raise DeliveryExpiredError(msg) from None
@@ -159,8 +161,15 @@ class Couriers:
             courier = await self._courier()
             with suppress(_LeftError):
                 answer = await courier.ask(request)
-                self.renew_within = answer.get("renew_within")
+                self.renew_within = answer["renew_within"]
+                self._learn(answer)
                 return answer, courier
+
+    def _learn(self, answer: Mapping[str, Any]) -> None:
+        if "audited" in answer:
+            head = AuditHead(*answer["audited"])
+            if self.audit_head is None or head.serial > self.audit_head.serial:
+                self.audit_head = head
 
     async def _courier(self) -> _Courier:
         if self._closed:

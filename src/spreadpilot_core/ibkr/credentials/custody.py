@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from spreadpilot_core.ibkr.audit import AuditHead
 from spreadpilot_core.ibkr.credentials import doors
 from spreadpilot_core.ibkr.credentials.encoding import Dialect, UntypableError, check_user, encode
 from spreadpilot_core.ibkr.credentials.source import Credentials, CredentialSource
@@ -35,8 +36,8 @@ class Trail(Protocol):
     def ready(self) -> None:
         """Make sure that a line can be written."""
 
-    def append(self, act: str, *, who: str, outcome: str = "done", **facts: str | None) -> object:
-        """Write one line."""
+    def append(self, act: str, *, who: str, outcome: str = "done", **facts: str | None) -> AuditHead:
+        """Write one line; the newest there is then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Custody:
         except GatewayManagerError as error:
             self._note("read", error.what, facts)
             raise
-        self._note("fallback" if found.is_fallback else "read", "done", facts)
+        head = self._note("fallback" if found.is_fallback else "read", "done", facts)
         ticket = secrets.token_hex(8)
         with self._turn:
             self._held[ticket] = _Held(content, facts | {"detail": None}, self._clock() + self._kept)
@@ -104,6 +105,7 @@ class Custody:
             "notice": found.notice,
             "ticket": ticket,
             "renew_within": self._source.renew_within,
+            "audited": [head.serial, head.hash],
         }
 
     def deliver(self, ticket: str, door: Mapping[str, str]) -> Answer:
@@ -124,8 +126,8 @@ class Custody:
         except DeliveryError as error:
             self._note("deliver", error.what, facts)
             raise
-        self._note("deliver", "done", facts)
-        return {"delivered": True}
+        head = self._note("deliver", "done", facts)
+        return {"delivered": True, "audited": [head.serial, head.hash]}
 
     def version(self, ref: str) -> Answer:
         """The secret's newest version; audited where the password had to be read to tell.
@@ -149,8 +151,8 @@ class Custody:
             self._held.pop(ticket, None)
         return {"forgotten": True}
 
-    def _note(self, act: str, outcome: str, facts: Mapping[str, str | None]) -> None:
-        self._trail.append(act, who=self._who, outcome=outcome, **facts)
+    def _note(self, act: str, outcome: str, facts: Mapping[str, str | None]) -> AuditHead:
+        return self._trail.append(act, who=self._who, outcome=outcome, **facts)
 
 
 def _typed(found: Credentials, ref: str, dialect: Dialect) -> bytes:
