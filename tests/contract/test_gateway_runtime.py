@@ -330,7 +330,9 @@ async def test_removing_again_is_fine(place: Place, runtime: GatewayRuntime) -> 
 async def test_a_hasty_removal_overtakes_a_patient_one(place: Place, runtime: GatewayRuntime) -> None:
     """An operator who has waited long enough gets it killed; both calls return."""
     gateway = await place.launch(runtime)
-    await place.pause(gateway)  # frozen it can't obey, so the patient one would wait for all its grace
+    async with following(runtime, gateway) as (lines, _):
+        await until(lambda: any("-> READY" in line for line in lines), lambda: lines)
+    await place.hang(gateway)  # it can't obey, so the patient one would wait for all its grace
     patient = asyncio.ensure_future(runtime.remove(gateway.container_id, grace=300))
     await asyncio.sleep(0.2)
     assert not patient.done()

@@ -40,6 +40,9 @@ class DockerPlace(Place):
         await self._ask(gateway, "kill")
         await self._ask(gateway, "wait")
 
+    async def hang(self, gateway: Gateway) -> None:
+        await asyncio.to_thread(self._bench.api.execute, gateway.container_id, "gateway-simulator", "inject", "freeze")
+
     async def _ask(self, gateway: Gateway, act: str) -> None:
         await asyncio.to_thread(self._bench.api.ask, "POST", f"/containers/{gateway.container_id}/{act}")
 

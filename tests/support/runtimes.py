@@ -86,6 +86,10 @@ class Place(ABC):
     async def kill(self, gateway: Gateway) -> None:
         """Kill it from outside (SIGKILL); its container stays."""
 
+    @abstractmethod
+    async def hang(self, gateway: Gateway) -> None:
+        """Make a gateway that is ready hang inside, so that it obeys no SIGTERM any more."""
+
     # ------------------------------------------------------------------ the same everywhere
 
     async def create(
@@ -130,6 +134,9 @@ class SimulatedPlace(Place):
 
     async def kill(self, gateway: Gateway) -> None:
         await self._operator().kill(gateway.follower_id)
+
+    async def hang(self, gateway: Gateway) -> None:
+        await self._operator().inject(gateway.follower_id, "freeze")
 
     @property
     def host_pid(self) -> int | None:

@@ -142,7 +142,7 @@ class Container:
         self._changed(self, "paused")
 
     def unpause(self) -> None:
-        """Let it go on; a SIGTERM that came meanwhile is acted on now. Raises `Refused`."""
+        """Let it go on. Raises `Refused`."""
         self.gateway("paused").inject("thaw")
         self.state = "running"
         self._changed(self, "resumed")
@@ -166,7 +166,9 @@ class Container:
             return
         if grace > 0 and not (self._terminated or self._killed):
             self._terminated = True
-            self.gateway("running", "paused").terminate()
+            if self.state == "paused":  # as a container engine does: what is paused could not obey
+                self.unpause()
+            self.gateway("running").terminate()
         kill = asyncio.get_running_loop().call_later(grace, self.kill)
         try:
             await asyncio.wait([self._life])
