@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+RECORDS_FIRST = 3.0
+"""Seconds that adopting waits for the records, which say more than labels do."""
 RETRY_FIRST, RETRY_CAP = 0.5, 15.0
 """Seconds between two tries to reach something that is away."""
 
@@ -65,8 +67,10 @@ class Fleet:
         self.roster_known = asyncio.Event()
         self._roster: Roster | None = None
         self._records: Mapping[FollowerId, Record] = {}
-        self._records_known = False
+        self._records_known = asyncio.Event()
         self._open_logins: dict[FollowerId, LoginAttempt] = {}
+        self._deleted: set[FollowerId] = set()
+        self._cycles: dict[FollowerId, asyncio.Task[None]] = {}
         self._runtime_fault: str | None = "The runtime was not asked yet what runs."
         self._listed = asyncio.Event()
         self._relist_asked = asyncio.Event()
@@ -78,6 +82,7 @@ class Fleet:
 
     def begin(self) -> None:
         """Start every loop; nothing here waits."""
+        self._tasks.begin("read the records", self._read_records())
         self._tasks.begin("find what is there", self._find_what_is_there())
         self._tasks.begin("follow the runtime", self._follow_runtime())
         self._tasks.begin("read the followers", self._read_followers())
@@ -90,6 +95,7 @@ class Fleet:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._listed.wait()
+                await self._records_known.wait()
                 await self.roster_known.wait()
 
     async def stop_all(self) -> list[FollowerId]:
@@ -120,19 +126,29 @@ class Fleet:
 
     # ------------------------------------------------------------------ what is there
 
-    async def _find_what_is_there(self) -> None:
-        """Records first, then the runtime's list; adopt; from then on list whenever asked."""
+    async def _read_records(self) -> None:
+        """What must survive; until it was read, nobody logs in and no record is written."""
         records = await self._until_reached("record store", self._house.ledger.open)
         open_logins = await self._until_reached("record store", self._house.ledger.unsettled)
-        self._records, self._records_known = records, True
+        self._records = records
         self._open_logins = {attempt.follower_id: attempt for attempt in open_logins}
-        for record in records.values():
-            if record.client_id is not None:
-                self._house.client_ids.claim(record.follower_id, record.client_id)
+        self._records_known.set()
+        for follower_id, supervisor in self.supervisors.items():
+            supervisor.take_record(self._record_of(follower_id), self._open_logins.pop(follower_id, None))
+        self._apply_roster()
+        await self._listed.wait()
+        for attempt in self._open_logins.values():
+            self._tasks.begin(f"settle what {attempt.follower_id} left open", self._settle_left_open(attempt))
+
+    async def _find_what_is_there(self) -> None:
+        """Adopt what runs, also when the records can't be read; from then on list whenever asked."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RECORDS_FIRST):
+                await self._records_known.wait()
         await self._until_reached("runtime", self._house.runtime.open, tell=self._runtime_away)
         while True:
             self._relist_asked.clear()
-            busy = {each for each, supervisor in self.supervisors.items() if supervisor.is_busy_with_container}
+            busy = {each for each, supervisor in self.supervisors.items() if supervisor.slot.is_busy_with_container}
             found = await self._until_reached("runtime", self._house.runtime.find, tell=self._runtime_away)
             self._take_list({gateway.follower_id: gateway for gateway in found}, busy)
             with contextlib.suppress(TimeoutError):
@@ -140,30 +156,22 @@ class Fleet:
                     await self._relist_asked.wait()
 
     def _take_list(self, found: Mapping[FollowerId, Gateway], busy: set[FollowerId]) -> None:
+        """Give each supervisor what the list says of it, but for those that acted since the list was asked for."""
+        for follower_id in found:
+            if follower_id not in self.supervisors:
+                self._supervise(follower_id)
         self._runtime_fault = None
-        first = not self._listed.is_set()
-        for follower_id, gateway in found.items():
-            supervisor = self.supervisors.get(follower_id)
-            if supervisor is None:
-                supervisor = self._supervise(follower_id)
-            if (
-                supervisor.presence.gateway is None
-                and not supervisor.is_busy_with_container
-                and follower_id not in busy
-            ):
-                supervisor.adopt(gateway, self._open_logins.pop(follower_id, None))
-            elif follower_id not in busy and not supervisor.is_busy_with_container:
-                supervisor.see(gateway)
         for follower_id, supervisor in self.supervisors.items():
             supervisor.runtime_fault = None
-            if follower_id not in found and follower_id not in busy and not supervisor.is_busy_with_container:
-                supervisor.see(None)
-            supervisor.wake()
-        if first:
+            gateway = found.get(follower_id)
+            if follower_id in busy or supervisor.slot.is_busy_with_container:
+                supervisor.wake()
+            elif gateway is not None and supervisor.presence.gateway is None:
+                supervisor.adopt(gateway, self._open_logins.pop(follower_id, None))
+            else:
+                supervisor.see(gateway)
+        if not self._listed.is_set():
             self._listed.set()
-            for attempt in self._open_logins.values():
-                self._tasks.begin(f"settle what {attempt.follower_id} left open", self._settle_left_open(attempt))
-            self._open_logins = {}
             self._apply_roster()
 
     async def _settle_left_open(self, attempt: LoginAttempt) -> None:
@@ -230,10 +238,11 @@ class Fleet:
         self.roster_known.set()
 
     def _apply_roster(self) -> None:
-        """Give every supervisor what its record wants; nothing is handed out before what runs was listed."""
+        """Give every supervisor what its record wants; supervisors start nothing before what runs was listed."""
         roster = self._roster
-        if roster is None or not self._listed.is_set() or self._stopping:
+        if roster is None or self._stopping:
             return
+        self._deleted = {each for each in self.supervisors if each not in roster.usable and each not in roster.faulty}
         for follower_id, follower in roster.usable.items():
             self._assign(self.supervisors.get(follower_id) or self._supervise(follower_id), follower)
         for follower_id, supervisor in list(self.supervisors.items()):
@@ -248,7 +257,9 @@ class Fleet:
     def _assign(self, supervisor: GatewaySupervisor, follower: Follower) -> None:
         supervisor.follower = follower
         supervisor.spec = spec_for(follower, self._house.options)
-        if not follower.enabled:
+        if not self._records_known.is_set():
+            self._want(supervisor, Wanted.KEEP, "The records were not read yet.")
+        elif not follower.enabled:
             self._want(supervisor, Wanted.DISABLED, "Its record is not enabled.")
         elif not follower.is_wanted:
             self._want(supervisor, Wanted.DISABLED, f"Its record has the state {follower.state}.")
@@ -270,14 +281,30 @@ class Fleet:
     # ------------------------------------------------------------------ supervisors
 
     def _supervise(self, follower_id: FollowerId) -> GatewaySupervisor:
-        record = self._records.get(follower_id) or Record(follower_id=follower_id)
         supervisor = GatewaySupervisor(
-            follower_id, self._house, record, on_change=self._changed, relist=self._relist_asked.set
+            follower_id,
+            self._house,
+            self._record_of(follower_id),
+            on_change=self._changed,
+            relist=self._relist_asked.set,
         )
         supervisor.runtime_fault = self._runtime_fault
         self.supervisors[follower_id] = supervisor
-        self._supervising.begin(follower_id, supervisor.run())
+        self._cycles[follower_id] = self._supervising.begin(follower_id, supervisor.run())
         return supervisor
+
+    def _record_of(self, follower_id: FollowerId) -> Record:
+        record = self._records.get(follower_id) or Record(follower_id=follower_id)
+        if record.client_id is not None:
+            self._house.client_ids.claim(follower_id, record.client_id)
+        return record
+
+    def _forget(self, supervisor: GatewaySupervisor) -> None:
+        """A deleted follower whose gateway is gone: nothing is left to watch."""
+        del self.supervisors[supervisor.follower_id]
+        self._deleted.discard(supervisor.follower_id)
+        self._house.client_ids.release(supervisor.follower_id)
+        self._cycles.pop(supervisor.follower_id).cancel()
 
     def _changed(self, supervisor: GatewaySupervisor) -> None:
         """A supervisor walked its cycle."""
@@ -288,6 +315,8 @@ class Fleet:
             self.ready.pop(follower_id, None)
         (self._link_lost.add if supervisor.state is State.DEGRADED else self._link_lost.discard)(follower_id)
         self._reporter.changed(supervisor)
+        if follower_id in self._deleted and supervisor.is_idle and supervisor.state is State.DISABLED:
+            self._forget(supervisor)
 
     async def write_records(self) -> None:
         """Have everything written that must survive. Raises `StoreUnavailableError`; it is written later then."""

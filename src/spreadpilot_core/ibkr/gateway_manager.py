@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
+from spreadpilot_core.ibkr.audit import AuditTrail, actor
 from spreadpilot_core.ibkr.deciding.observation import Wanted
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
 from spreadpilot_core.ibkr.errors import (
@@ -234,6 +235,7 @@ class GatewayManager:
         Raises:
             LaunchError: it can't start; the sentence says why.
             LoginRefusedError: the login would break a rule that protects the account.
+            AuditError: `retry_login` could not be written down, so it is not done.
             UnknownFollowerError: no record has this id.
             NotStartedError: before `start()` or after `stop()`.
 
@@ -245,6 +247,9 @@ class GatewayManager:
             )
         if supervisor.is_up and not supervisor.record.stopped_by_operator:
             return
+        if retry_login:
+            trail = AuditTrail(self.settings.state_dir)
+            await asyncio.to_thread(trail.append, "retry-login", who=actor("gateway manager"), follower=follower_id)
         asked = supervisor.ask_launch(operator_login=retry_login)
         self._started("launch_gateway").want_by_record(supervisor)
         await self._until_up(supervisor, asked)
@@ -318,8 +323,6 @@ class GatewayManager:
         """Read the follower store now. Raises `StoreUnavailableError`; what was known stays in force then."""
         await self._started("reload_followers").reload()
 
-    # ------------------------------------------------------------------ looking
-
     def get_gateway_status(self, follower_id: str) -> GatewayStatus:
         """The four-value view of one gateway.
 
@@ -359,8 +362,6 @@ class GatewayManager:
                 yield event
         finally:
             await subscription.aclose()
-
-    # ------------------------------------------------------------------ inner
 
     def _started(self, call: str) -> Fleet:
         if self._fleet is None:

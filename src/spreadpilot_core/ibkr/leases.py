@@ -44,9 +44,9 @@ class PortLeases:
 
         """
         in_turn = [*range(self._next, self._last + 1), *range(self._first, self._next)]
-        fresh = [port for port in in_turn if port not in self._refused]
+        fresh: list[int] = [port for port in in_turn if port not in self._refused]
         foreign = 0
-        for port in [*fresh, *(port for port in self._refused if port in in_turn)]:
+        for port in fresh + [each for each in self._refused if each in in_turn]:
             if port in self._holder:
                 continue
             if not is_free(port):

@@ -49,6 +49,7 @@ class Ledger:
         self._newest: dict[FollowerId, Record] = {}
         self._writing = asyncio.Lock()
         self._tasks = Tasks("ledger")
+        self._is_open = False
         self.fault: str | None = "The record store was not read yet."
         """A sentence while the store is away."""
 
@@ -60,7 +61,7 @@ class Ledger:
         except StoreUnavailableError as error:
             self.fault = str(error)
             raise
-        self.fault = None
+        self.fault, self._is_open = None, True
         return records
 
     async def close(self) -> None:
@@ -76,7 +77,11 @@ class Ledger:
     # ------------------------------------------------------------------ records
 
     def keep(self, record: Record) -> None:
-        """Have this record written soon; of several only the newest."""
+        """Have this record written soon; of several only the newest. Before the records were read, nothing is written:
+        what is known here would overwrite what is not.
+        """
+        if not self._is_open:
+            return
         waits = record.follower_id in self._newest
         self._newest[record.follower_id] = record
         if not waits:

@@ -23,7 +23,7 @@ from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Memory
 from spreadpilot_core.ibkr.deciding.learning import forgiven
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Observation, Prepared, Wanted
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
-from spreadpilot_core.ibkr.errors import ClientIdsExhaustedError, GatewayManagerError
+from spreadpilot_core.ibkr.errors import ClientIdsExhaustedError
 from spreadpilot_core.ibkr.house import House
 from spreadpilot_core.ibkr.open_login import OpenLogin
 from spreadpilot_core.ibkr.presence import Presence
@@ -320,15 +320,19 @@ class GatewaySupervisor:
         if gateway.state is RuntimeState.RUNNING:
             self._teller.adopted(gateway)
 
+    def take_record(self, record: Record, attempt: LoginAttempt | None) -> None:
+        """The record could be read at last; a gateway that was adopted without it keeps what its labels say."""
+        gateway = self.presence.gateway
+        self.record = record
+        if gateway is not None:
+            self.record = replace(record, client_id=self.client_id)
+            self._login.adopt(attempt, self.record, self.follower)
+        self.wake()
+
     def container_changed(self) -> None:
         """An event said so: ask the runtime."""
         self.presence.stale = self.presence.gateway is not None
         self.wake()
-
-    @property
-    def is_busy_with_container(self) -> bool:
-        """Whether a list of the runtime may be older than what is being done."""
-        return self.slot.is_busy_with_container
 
     # ------------------------------------------------------------------ asked from outside
 
@@ -346,13 +350,7 @@ class GatewaySupervisor:
     def client_id(self) -> int | None:
         """The API client id that this follower holds."""
         gateway = self.presence.gateway
-        return (
-            self.record.client_id
-            if self.record.client_id is not None
-            else gateway.leases.client_id
-            if gateway
-            else None
-        )
+        return gateway.leases.client_id if self.record.client_id is None and gateway else self.record.client_id
 
     @property
     def is_idle(self) -> bool:
