@@ -139,7 +139,7 @@ async def test_a_directory_with_a_long_path_has_a_host_too(place: SimulatedPlace
         assert gateway.state is RuntimeState.RUNNING
     finally:
         await runtime.close()
-        await asyncio.to_thread(end_host, directory, signal.SIGTERM)
+        await asyncio.to_thread(end_host, directory)
     assert not elsewhere.exists()
 
 
@@ -202,7 +202,7 @@ async def test_a_killed_host_takes_its_gateways_with_it(place: SimulatedPlace) -
         async with following(runtime, gateway) as (lines, log):
             await until(lambda: len(lines) > 5, lambda: lines)
             pid = place.host_pid
-            await asyncio.to_thread(end_host, place.directory)
+            await asyncio.to_thread(end_host, place.directory, signal.SIGKILL)
             with contextlib.suppress(ConnectionError):
                 assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
             await asyncio.wait_for(log, PATIENCE)
@@ -222,7 +222,7 @@ async def test_a_host_killed_again_and_again_is_always_replaced(place: Simulated
     for round_ in range(5):
         call = asyncio.ensure_future(runtime.create(place.spec(), Leases(free_ports(1), 1000)))
         await asyncio.sleep(0.001 * round_)
-        await asyncio.to_thread(end_host, place.directory)
+        await asyncio.to_thread(end_host, place.directory, signal.SIGKILL)
         with contextlib.suppress(RuntimeUnavailableError):
             await call
         for gateway in await runtime.find():

@@ -14,8 +14,9 @@ import pytest
 
 from spreadpilot_core.ibkr.simulator.engine.container import Container, Order
 from spreadpilot_core.ibkr.simulator.engine.engine import Engine
+from spreadpilot_core.ibkr.simulator.engine.language import LONGEST_LINE
 from spreadpilot_core.ibkr.simulator.engine.operations import Operations
-from spreadpilot_core.ibkr.simulator.engine.service import LONGEST_REQUEST, Service
+from spreadpilot_core.ibkr.simulator.engine.service import Service
 from support.home import free_ports
 
 ORDER: dict[str, Any] = {
@@ -44,10 +45,10 @@ class ServedEngine:
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> None:
-        self._server = await asyncio.start_unix_server(self.service.serve, self.socket, limit=LONGEST_REQUEST)
+        self._server = await asyncio.start_unix_server(self.service.serve, self.socket, limit=LONGEST_LINE)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_unix_connection(self.socket, limit=LONGEST_REQUEST)
+        return await asyncio.open_unix_connection(self.socket, limit=LONGEST_LINE)
 
     async def talk(self, *requests: object, greet: bool = True) -> list[Any]:
         """One answer for each request, the greeting's left out; None where the connection was closed instead."""

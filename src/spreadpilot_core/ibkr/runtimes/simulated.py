@@ -190,7 +190,7 @@ class SimulatedRuntime:
         await self._ask("kill", follower_id=follower_id)
 
     async def ask_host(self, operation: str, /, **arguments: Any) -> Mapping[str, Any]:
-        """A request of the host's own, for tests: `answer_late`, `drop_streams`, `shutdown` (see `engine.service`)."""
+        """A request of the host's own, for tests: `answer_late`, `drop_streams`, `shutdown` (see `simulator.engine.language`)."""
         return _checked(await self._host.ask({**arguments, "op": operation}, within=_AFTER_THE_GRACE))
 
     # ------------------------------------------------------------------

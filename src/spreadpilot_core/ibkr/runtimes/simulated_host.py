@@ -1,7 +1,7 @@
 """The way to the host process of simulated gateways: start it when it is missing, greet it, ask it, follow it.
 
 Every call has a connection of its own, so that cancelling one closes it and disturbs no other. Nothing blocks the event
-loop: files are read and the host is started in a thread. It knows the host's language (see `simulator.engine.service`),
+loop: files are read and the host is started in a thread. It knows the host's language (see `simulator.engine.language`),
 and nothing of gateways.
 """
 
@@ -22,7 +22,7 @@ import structlog
 
 from spreadpilot_core.ibkr.errors import RuntimeUnavailableError
 from spreadpilot_core.ibkr.simulator.engine.files import read_address
-from spreadpilot_core.ibkr.simulator.engine.service import LONGEST_REQUEST, PROTOCOL
+from spreadpilot_core.ibkr.simulator.engine.language import LONGEST_LINE, PROTOCOL
 
 log = structlog.get_logger(__name__)
 
@@ -156,7 +156,7 @@ class HostClient:
         if not self.socket:
             return None
         try:
-            reader, writer = await asyncio.open_unix_connection(self.socket, limit=LONGEST_REQUEST)
+            reader, writer = await asyncio.open_unix_connection(self.socket, limit=LONGEST_LINE)
         except OSError:
             return None
         try:

@@ -31,8 +31,9 @@ from typing import NoReturn
 
 from spreadpilot_core.ibkr.simulator.engine.engine import Engine
 from spreadpilot_core.ibkr.simulator.engine.files import LOG, Address, HostFiles, read_address
+from spreadpilot_core.ibkr.simulator.engine.language import LONGEST_LINE
 from spreadpilot_core.ibkr.simulator.engine.operations import Operations
-from spreadpilot_core.ibkr.simulator.engine.service import LONGEST_REQUEST, Service
+from spreadpilot_core.ibkr.simulator.engine.service import Service
 
 _LINGER = 5.0
 """Seconds without container and client after which a host ends: long enough for a manager's restart."""
@@ -68,7 +69,7 @@ class Host:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._asked_to_end.set)
         place = self._files.place_socket()
-        server = await asyncio.start_unix_server(self._service.serve, place, backlog=_BACKLOG, limit=LONGEST_REQUEST)
+        server = await asyncio.start_unix_server(self._service.serve, place, backlog=_BACKLOG, limit=LONGEST_LINE)
         self._files.publish(Address(pid=os.getpid(), host=self._id, socket=place))
         ready()
         try:

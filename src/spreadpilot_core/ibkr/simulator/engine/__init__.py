@@ -6,7 +6,11 @@
     container    one container: created, given its secret, started, ended
     engine       all of them: unique names, events, removal
     operations   the trail of who did what and when (`operations.jsonl`)
-    service      the engine over a Unix socket, JSON lines
+    refusals     how the engine says no
+    language     what clients and host say to each other
+    requests     what clients may ask for
+    door         how a secret comes into a container
+    service      the engine over a Unix socket
 
 `spreadpilot_core.ibkr.simulator.host` is the process that holds one engine.
 """

@@ -1,20 +1,4 @@
-"""The engine over a Unix socket: one JSON object a line, each way.
-
-A connection's first line is a greeting, which the host answers; then come requests (see `requests`), each answered before
-the next is read. Whoever got no answer to the greeting asked for nothing yet.
-
-    > {"op": "hello", "owner": OWNER, "manager": MANAGER}
-    < {"ok": true, "protocol": 1, "host": HOST, "pid": PID}
-    > {"op": "create", "order": {…}}
-    < {"ok": true, "container": {…}}                         or {"error": CODE, "sentence": "…"}
-
-`events` and `log` turn the connection into a stream: one answer, then a line for each fact until either side closes. A
-log that ends with its container says `{"end": true}` first. A connection that begins with `{"attach": CONTAINER}` is a
-container's door (see `door`). What can't be understood is answered by an error and a close.
-
-Three requests serve tests: `answer_late` (an operation is carried out at once and answered after some seconds),
-`drop_streams` (every other connection is cut) and `shutdown` (the host ends as by SIGTERM).
-"""
+"""The engine over a Unix socket, in the words of `language`: many connections, each served by itself."""
 
 from __future__ import annotations
 
@@ -28,13 +12,11 @@ from typing import Any
 
 from spreadpilot_core.ibkr.simulator.engine import door
 from spreadpilot_core.ibkr.simulator.engine.engine import Engine
+from spreadpilot_core.ibkr.simulator.engine.language import PROTOCOL
 from spreadpilot_core.ibkr.simulator.engine.operations import Operations
 from spreadpilot_core.ibkr.simulator.engine.refusals import Refused
 from spreadpilot_core.ibkr.simulator.engine.requests import ACTS, LOOKS, Act, Answer, Request, seconds, text
 
-PROTOCOL = 1
-LONGEST_REQUEST = 1 << 20
-"""Bytes of one line."""
 _FIRST_LINE_WITHIN = 30.0
 """Seconds a fresh connection may stay silent: one that does must not keep an idle host alive."""
 
