@@ -35,6 +35,12 @@ credentials = typer.Typer(
 )
 app.add_typer(followers, name="followers")
 app.add_typer(credentials, name="credentials")
+audit = typer.Typer(
+    help="Who read which secret, and who overrode what; needs no running manager.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(audit, name="audit")
 
 Follower = Annotated[str, typer.Argument(metavar="FOLLOWER", help="The follower's id.", show_default=False)]
 Reference = Annotated[str, typer.Argument(metavar="REF", help="Such as ibkr/alice.", show_default=False)]
@@ -248,3 +254,30 @@ def remove_credentials(ref: Reference) -> None:
     from spreadpilot_core.ibkr.service import credential_commands
 
     credential_commands.remove(ref)
+
+
+# ---------------------------------------------------------------------------------------------- audit
+
+
+@audit.command("show")
+def show_audit(
+    follower: Annotated[str | None, typer.Argument(metavar="[FOLLOWER]", help="Only this one's lines.")] = None,
+    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many lines.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show the newest lines of the audit trail."""
+    from spreadpilot_core.ibkr.service import audit_commands
+
+    audit_commands.show(follower=follower, last=last, as_json=as_json)
+
+
+@audit.command("verify")
+def verify_audit(
+    recorded: Annotated[
+        str | None, typer.Option("--recorded", metavar="HASH", help="A hash kept elsewhere; it must be in the chain.")
+    ] = None,
+) -> None:
+    """Find lines that were altered, removed or cut."""
+    from spreadpilot_core.ibkr.service import audit_commands
+
+    audit_commands.verify(recorded)

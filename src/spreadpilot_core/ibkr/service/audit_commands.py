@@ -1,0 +1,44 @@
+"""`audit …`: the trail of secret reads and operator acts, shown and verified. It writes nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from spreadpilot_core.ibkr.audit import AuditTrail
+from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.service import tables
+from spreadpilot_core.ibkr.settings import Settings
+
+_COLUMNS = ("serial", "at", "act", "follower", "ref", "version", "source", "outcome", "detail", "who")
+
+
+def show(*, follower: str | None, last: int, as_json: bool) -> None:
+    """Print the newest lines, of one follower or of all."""
+    entries = list(deque(_of(follower), maxlen=last))
+    if as_json:
+        tables.print_json(entries)
+    elif entries:
+        rows = [[entry.get(column) for column in _COLUMNS] for entry in entries]
+        tables.console().print(tables.table([column.upper() for column in _COLUMNS], rows))
+    else:
+        print("No lines.")
+
+
+def verify(recorded: str | None) -> None:
+    """Go through the chain; say what was found, or how much is whole and which hash to keep."""
+    trail = _trail()
+    verdict = trail.verify(recorded)
+    if not verdict.is_whole:
+        raise GatewayManagerError(f"The audit trail {trail.path} is not whole: {' '.join(verdict.findings)}")
+    newest = f"; the newest has the hash {verdict.head.hash}" if verdict.head else ""
+    print(f"The audit trail {trail.path} is whole: {verdict.lines} lines{newest}.")
+
+
+def _of(follower: str | None) -> Iterator[dict[str, Any]]:
+    return (entry for entry in _trail().entries() if follower is None or entry.get("follower") == follower)
+
+
+def _trail() -> AuditTrail:
+    return AuditTrail(Settings.read().state_dir)
