@@ -24,6 +24,7 @@ from spreadpilot_core.ibkr.errors import (
     LaunchError,
     LoginRefusedError,
     PortTakenError,
+    TermLostError,
     UnavailableError,
 )
 from spreadpilot_core.ibkr.house import House
@@ -88,6 +89,11 @@ def failed(error: GatewayManagerError, failure: Failure | None = None, **more: A
     return Ended(failure=failure, sentence=str(error), error=error, **more)
 
 
+def _must_hold_term(house: House) -> None:
+    if not house.may_act():
+        raise TermLostError
+
+
 async def prepare(house: House, follower: Follower, spec: GatewaySpec) -> Ended:
     """Get the image and have the secret read."""
     try:
@@ -146,6 +152,7 @@ async def _launch_reserved(house: House, deed: Deed, prepared: Prepared, attempt
             needs_human=None,
         )
         await house.ledger.save(record)
+        _must_hold_term(house)
         created = await house.runtime.create(replace(deed.spec, user=prepared.login.user), leases)
         container_id = created.container_id
         await house.desk.deliver(prepared.login.ticket, created.door)
@@ -153,6 +160,7 @@ async def _launch_reserved(house: House, deed: Deed, prepared: Prepared, attempt
             raise LaunchError("The launch was given up before its start, since something else is wanted now.")
         await house.ledger.mark_started(attempt, container_id)
         started = replace(attempt, started_at=house.clock(), container_id=container_id)
+        _must_hold_term(house)
         gateway = await house.runtime.start(container_id)
     except GatewayManagerError as error:
         log.warning("launch failed", follower=follower_id, error=str(error))
@@ -183,6 +191,7 @@ async def _clean_up(
                 return Ended(gateway=there, record=record, attempt=started)  # the start had worked all the same
             if started is not None and there is None:
                 return failed(error, failure, record=record, attempt=started)
+            _must_hold_term(house)
             await house.runtime.remove(container_id, grace=0)
         except GatewayManagerError:
             return failed(error, failure, record=record, attempt=started or attempt, runtime_unsure=True)
@@ -242,6 +251,7 @@ async def heartbeat(house: House, connection: Connection, gateway: Gateway, *, p
 async def remove(house: House, gateway: Gateway, *, grace: float) -> Ended:
     """Stop and remove; returns when it is gone."""
     try:
+        _must_hold_term(house)
         words = await house.runtime.remove(gateway.container_id, grace=grace)
     except GatewayManagerError as error:
         return failed(error)

@@ -23,6 +23,7 @@
           StoreDamagedError        its file or a document in it can't be understood
         RuntimeUnavailableError
         CredentialsUnavailableError
+        TermLostError              another manager acts, or may
         ProbeError               an endpoint does not answer an API handshake (in `handshake`)
         ConnectError             one try to connect an API client failed (in `connections`)
         HeartbeatError           a connected gateway does not answer (in `live_connection`)
@@ -214,6 +215,13 @@ class NoSpaceError(LaunchError):
 
 class UnavailableError(GatewayManagerError):
     """Something we depend on is away; may pass by itself."""
+
+
+class TermLostError(UnavailableError):
+    """This manager may not create, start or remove now."""
+
+    def __init__(self) -> None:
+        super().__init__("This manager does not hold the term, so it creates, starts and removes nothing.")
 
 
 class StoreUnavailableError(UnavailableError):

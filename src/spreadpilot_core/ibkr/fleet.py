@@ -34,6 +34,7 @@ from spreadpilot_core.ibkr.protocols import (
     Record,
     Roster,
     RuntimeEventKind,
+    Term,
 )
 from spreadpilot_core.ibkr.reporting import Reporter
 from spreadpilot_core.ibkr.settings import Settings
@@ -44,6 +45,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+NOT_ACTING = "This manager does not hold the term: another one acts, or may."
 RECORDS_FIRST = 3.0
 """Seconds that adopting waits for the records, which say more than labels do."""
 RETRY_FIRST, RETRY_CAP = 0.5, 15.0
@@ -53,8 +55,11 @@ RETRY_FIRST, RETRY_CAP = 0.5, 15.0
 class Fleet:
     """All gateways of one manager."""
 
-    def __init__(self, house: House, followers: FollowerStore, settings: Settings) -> None:
+    def __init__(self, house: House, followers: FollowerStore, settings: Settings, term: Term | None = None) -> None:
         self._house = house
+        self._term = term
+        self._acts = asyncio.Event()
+        """Set while this manager holds the term; set for good where there is only one."""
         self._followers = followers
         self._settings = settings
         self._tasks = Tasks("fleet")
@@ -82,6 +87,11 @@ class Fleet:
 
     def begin(self) -> None:
         """Start every loop; nothing here waits."""
+        if self._term is None:
+            self._acts.set()
+        else:
+            self._runtime_fault = "It is being found out which manager acts."
+            self._tasks.begin("keep the term", self._term.follow(self._term_changed))
         self._tasks.begin("read the records", self._read_records())
         self._tasks.begin("find what is there", self._find_what_is_there())
         self._tasks.begin("follow the runtime", self._follow_runtime())
@@ -128,6 +138,7 @@ class Fleet:
 
     async def _read_records(self) -> None:
         """What must survive; until it was read, nobody logs in and no record is written."""
+        await self._acts.wait()
         records = await self._until_reached("record store", self._house.ledger.open)
         open_logins = await self._until_reached("record store", self._house.ledger.unsettled)
         self._records = records
@@ -142,6 +153,7 @@ class Fleet:
 
     async def _find_what_is_there(self) -> None:
         """Adopt what runs, also when the records can't be read; from then on list whenever asked."""
+        await self._acts.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RECORDS_FIRST):
                 await self._records_known.wait()
@@ -173,6 +185,26 @@ class Fleet:
         if not self._listed.is_set():
             self._listed.set()
             self._apply_roster()
+
+    def _term_changed(self) -> None:
+        """Gained: look at everything anew. Lost: create, start and remove nothing, and keep what is connected."""
+        assert self._term is not None
+        sentence = self._term.standing_by_for
+        if self._term.is_held:
+            if not self._acts.is_set() and self._records_known.is_set():
+                self._tasks.begin("read the records again", self._read_records())
+            self._acts.set()
+            self._relist_asked.set()
+        else:
+            self._acts.clear()
+            for supervisor in self.supervisors.values():
+                supervisor.slot.make_way()
+            if not self._listed.is_set() and sentence is not None:
+                self._runtime_away(sentence)
+        if sentence is not None:
+            log.warning("standing by", sentence=sentence)
+            self._house.bus.publish(events.NoticeGiven(at=self._house.clock(), sentence=sentence))
+        self._apply_roster()
 
     async def _settle_left_open(self, attempt: LoginAttempt) -> None:
         """A login that a manager before us wrote down, and no container of it is there."""
@@ -249,7 +281,9 @@ class Fleet:
             if follower_id in roster.usable:
                 continue
             fault = roster.faulty.get(follower_id)
-            if fault is not None:
+            if not self._acts.is_set():
+                self._want(supervisor, Wanted.KEEP, NOT_ACTING)
+            elif fault is not None:
                 self._want(supervisor, Wanted.INVALID, fault.fault)
             else:
                 self._want(supervisor, Wanted.DISABLED, "Its record was deleted.")
@@ -257,7 +291,9 @@ class Fleet:
     def _assign(self, supervisor: GatewaySupervisor, follower: Follower) -> None:
         supervisor.follower = follower
         supervisor.spec = spec_for(follower, self._house.options)
-        if not self._records_known.is_set():
+        if not self._acts.is_set():
+            self._want(supervisor, Wanted.KEEP, NOT_ACTING)
+        elif not self._records_known.is_set():
             self._want(supervisor, Wanted.KEEP, "The records were not read yet.")
         elif not follower.enabled:
             self._want(supervisor, Wanted.DISABLED, "Its record is not enabled.")

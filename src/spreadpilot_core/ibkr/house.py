@@ -40,6 +40,8 @@ class House:
     options: GatewayOptions
     """The fleet's defaults for every gateway."""
     heartbeat_timeout: float
+    may_act: Callable[[], bool] = lambda: True
+    """Whether this manager still holds its term; asked right before everything that changes a container."""
     clock: Callable[[], datetime] = utc_now
     fleet_view: Callable[[], FleetView] = field(default=FleetView)
 

@@ -14,7 +14,7 @@ Times are aware `datetime`s in UTC. Durations are `float` seconds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -60,6 +60,7 @@ __all__ = [
     "RuntimeEvent",
     "RuntimeEventKind",
     "RuntimeState",
+    "Term",
     "TradingMode",
 ]
 
@@ -179,6 +180,24 @@ class RecordStore(Protocol):
 
     async def report(self, mappings: Sequence[GatewayMapping], history: Sequence[HistoryEntry]) -> None:
         """Replace the mappings by these and append these history entries (an id already there is skipped)."""
+
+
+class Term(Protocol):
+    """Which of several managers on one record store may create, start and remove. An embedded store has one manager only."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this manager may act now, by its own monotonic clock; False from the instant at which it lapsed."""
+
+    @property
+    def standing_by_for(self) -> str | None:
+        """A sentence while another manager acts, or nobody may: who, and what ends it."""
+
+    async def follow(self, on_change: Callable[[], None]) -> None:
+        """Acquire, renew, lose, acquire again, until cancelled; `on_change` is called whenever one of the two changed."""
+
+    async def close(self) -> None:
+        """Give the term back, so that the next manager need not wait; safe to call twice and when never held."""
 
 
 # ---------------------------------------------------------------------------------------------- credentials

@@ -15,6 +15,9 @@ from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.protocols import LoginOutcome
 
 
+FOLLOWERS_UNKNOWN = "The followers were not read yet."
+
+
 def launching(s: Situation) -> Decision:
     """Start a gateway, or say what it waits for."""
     if s.seen.running is ActionKind.LAUNCH:
@@ -36,7 +39,9 @@ def launching(s: Situation) -> Decision:
 
 def _cannot_look(s: Situation) -> Decision | None:
     if s.seen.wanted is Wanted.KEEP:
-        return s.verdict(State.QUEUED, "The followers were not read yet.", "It starts when they are.")
+        return s.verdict(
+            State.QUEUED, s.seen.wanted_why or FOLLOWERS_UNKNOWN, "Nothing is started before that changes."
+        )
     if s.seen.runtime_fault:
         reason = s.seen.runtime_fault
         return s.verdict(State.QUEUED, reason, "It starts when the runtime answers.")

@@ -49,9 +49,7 @@ def remove(s: Situation, why: str, *, grace: float, record: Record | None = None
     """Remove the container for this reason; the state tells what comes after."""
     record = s.record if record is None else record
     if s.seen.wanted is Wanted.KEEP:
-        return s.verdict(
-            State.RECONNECTING, why, "The followers must be read before anything is removed.", record=record
-        )
+        return s.verdict(State.RECONNECTING, why, _kept(s), record=record)
     human = record.needs_human is not None or _is_rejected(record)
     state = State.NEEDS_HUMAN if human else State.RECONNECTING if s.memory.losses else State.BACKING_OFF
     if s.memory.remove_after > s.now:
@@ -66,7 +64,7 @@ def remove(s: Situation, why: str, *, grace: float, record: Record | None = None
 def replace_gateway(s: Situation, why: str) -> Decision:
     """Give this gateway up although it runs: a new container, which costs a login."""
     if s.seen.wanted is Wanted.KEEP:
-        return s.verdict(State.RECONNECTING, why, "The followers must be read before it is replaced.")
+        return s.verdict(State.RECONNECTING, why, _kept(s))
     logged_in = s.memory.was_ready or (s.seen.login is not None and s.seen.login.completed)
     outcome = LoginOutcome.SUCCEEDED if logged_in else LoginOutcome.FAILED
     conclusion = Conclusion(outcome, why, s.record, is_loss=logged_in)
@@ -81,3 +79,8 @@ def _is_rejected(record: Record) -> bool:
 def _not_ready(state: State) -> State:
     """READY and DEGRADED are proofs, and an event has just put them in doubt."""
     return State.RECONNECTING if state in (State.READY, State.DEGRADED) else state
+
+
+def _kept(s: Situation) -> str:
+    """Why nothing is removed although it should be."""
+    return f"{s.seen.wanted_why or 'The followers were not read yet.'} Nothing is removed before that changes."

@@ -12,20 +12,21 @@ from zoneinfo import ZoneInfo
 
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY, FRIDAY, SATURDAY, SUNDAY = range(7)
 EVERY_DAY = frozenset(range(7))
+NEW_YORK, ZURICH, HONG_KONG = ZoneInfo("America/New_York"), ZoneInfo("Europe/Zurich"), ZoneInfo("Asia/Hong_Kong")
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """One daily window; `days` are those on which it begins. An end before the start is on the next day."""
 
-    zone: str
+    zone: ZoneInfo
     start: time
     end: time
     days: frozenset[int] = EVERY_DAY
 
     def end_if_inside(self, moment: datetime) -> datetime | None:
         """When the window that `moment` is in ends, in UTC terms of `moment`; None outside."""
-        local = moment.astimezone(ZoneInfo(self.zone))
+        local = moment.astimezone(self.zone)
         for day in (local.date() - timedelta(days=1), local.date()):
             if day.weekday() not in self.days:
                 continue
@@ -37,14 +38,14 @@ class Window:
         return None
 
 
-WEEKEND = Window("America/New_York", time(22, 45), time(3, 0), frozenset({FRIDAY}))
+WEEKEND = Window(NEW_YORK, time(22, 45), time(3, 0), frozenset({FRIDAY}))
 """Everything may be down for the whole window, in every region."""
 
 DAILY = {
-    "north_america": Window("America/New_York", time(23, 30), time(1, 45)),
-    "europe": Window("Europe/Zurich", time(5, 30), time(7, 45)),
-    "asia_pacific_1": Window("Asia/Hong_Kong", time(4, 45), time(6, 45)),
-    "asia_pacific_2": Window("Asia/Hong_Kong", time(20, 0), time(21, 15)),
+    "north_america": Window(NEW_YORK, time(23, 30), time(1, 45)),
+    "europe": Window(ZURICH, time(5, 30), time(7, 45)),
+    "asia_pacific_1": Window(HONG_KONG, time(4, 45), time(6, 45)),
+    "asia_pacific_2": Window(HONG_KONG, time(20, 0), time(21, 15)),
 }
 """By the account's home data centre, the follower's `region`."""
 
