@@ -56,10 +56,12 @@ class Service:
         with self._heeding_signals():
             await self._manager.start()
             settings = self._manager.settings
-            log.info("manager started", state_dir=str(settings.state_dir), store=settings.store, pid=os.getpid())
             app = control_app(self._manager, detach=self.detach)
             try:
                 async with ControlServer(app, settings.state_dir):
+                    log.info(
+                        "manager started", state_dir=str(settings.state_dir), store=settings.store, pid=os.getpid()
+                    )
                     await self._end.wait()
                     await self._finish()
             except BaseException:

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from spreadpilot_core.ibkr.protocols import FollowerId
+from spreadpilot_core.ibkr.service.client import ControlClient
+from spreadpilot_core.ibkr.simulator.engine.files import read_address
+from support.command import Begun, Command
+from support.home import PASSWORD, Home
+from support.waiting import wait_until
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    place = Home()
+    yield place
+    asyncio.run(place.end())
+
+
+@pytest.fixture
+def command(home: Home) -> Command:
+    return Command(home, log_format="json")
+
+
+def _add(home: Home, *follower_ids: str) -> None:
+    asyncio.run(home.add(*follower_ids))
+
+
+def _gateways(command: Command) -> dict[str, dict[str, Any]]:
+    """The snapshots by follower, asked for without the cost of a command."""
+    with ControlClient(command.home.directory) as client:
+        return {each["follower_id"]: each for each in client.gateways()}
+
+
+def _ready(command: Command, serving: Begun, *follower_ids: str) -> dict[str, dict[str, Any]]:
+    """Wait until these are ready, then all snapshots."""
+    serving.says("manager started")
+    wait_until(lambda: all(_state(command, each) == "ready" for each in follower_ids))
+    return _gateways(command)
+
+
+def _state(command: Command, follower_id: str) -> str | None:
+    return _gateways(command).get(follower_id, {}).get("state")
+
+
+def _answers(endpoint: str) -> bool:
+    host, _, port = endpoint.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_day_with_the_command(home: Home, command: Command) -> None:
+    """Run, look, stop, launch, restart, reconnect, and end by SIGTERM: every command against a real manager."""
+    _add(home, "alice", "bob")
+    with command.begun("run") as serving:
+        ready = _ready(command, serving, "alice", "bob")
+        assert all(_answers(each["endpoint"]) for each in ready.values())
+        table = command("status").stdout
+        assert table.splitlines()[0].split() == [
+            "FOLLOWER",
+            "STATUS",
+            "STATE",
+            "FOR",
+            "ENDPOINT",
+            "CLIENT",
+            "ACCOUNTS",
+            "WHAT",
+        ]
+        assert ready["alice"]["endpoint"] in table
+        detail = command("status", "alice").stdout
+        assert ready["alice"]["accounts"][0] in detail
+        assert "bob" not in detail
+
+        stopped = command("stop", "alice")
+        assert (stopped.returncode, stopped.stderr) == (0, "")
+        assert stopped.stdout.startswith("alice is STOPPED (stopped).")
+        assert not _answers(ready["alice"]["endpoint"])
+        assert command("launch", "alice").returncode == 0
+        alice = _ready(command, serving, "alice")["alice"]
+        assert alice["client_id"] == ready["alice"]["client_id"]
+
+        restarted = command("restart", "bob")
+        assert restarted.returncode == 0, restarted.stderr
+        bob = _ready(command, serving, "bob")["bob"]
+        assert bob["since"] > ready["bob"]["since"]
+
+        reconnected = command("reconnect", "alice")
+        assert (reconnected.returncode, reconnected.stdout[:24]) == (0, "alice is RUNNING (ready)")
+
+        assert command.json("status") == list(_gateways(command).values())
+        endpoints = [each["endpoint"] for each in command.json("status")]
+        serving.signal(signal.SIGTERM)
+        assert serving.ends() == 0
+        assert not any(_answers(each) for each in endpoints)
+        assert PASSWORD not in serving.stdout + serving.stderr
+        assert serving.stdout == ""
+        for line in serving.stderr.splitlines():
+            assert {"timestamp", "level", "event", "follower"} <= json.loads(line).keys()
+    assert command("status").returncode == 1
+
+
+def test_a_running_manager_follows_the_followers_file(command: Command) -> None:
+    """A follower that is added while the manager runs gets its gateway, and a disabled one loses it, without a word to it."""
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        assert "followers add" in command("status").stdout
+        command("credentials", "set", "ibkr/carol", "--username", "carol-user", "--password-stdin", said=b"pw")
+        command("followers", "add", "carol", "--vault-secret-ref", "ibkr/carol")
+        carol = _ready(command, serving, "carol")["carol"]
+        command("followers", "disable", "carol")
+        wait_until(lambda: not _answers(carol["endpoint"]))
+        wait_until(lambda: _state(command, "carol") == "disabled")
+
+
+def test_what_is_refused_is_told_in_one_sentence(home: Home, command: Command) -> None:
+    """Unknown and disabled followers, and a second manager, are refused with their names, exit code 1 and no table."""
+    _add(home, "alice")
+    command("followers", "add", "dora", "--vault-secret-ref", "ibkr/dora", "--disabled")
+    with command.begun("run") as serving:
+        _ready(command, serving, "alice")
+        for arguments in ("status nobody", "launch nobody", "stop nobody", "reconnect nobody", "launch dora"):
+            done = command(*arguments.split())
+            assert (done.returncode, done.stdout) == (1, ""), arguments
+            assert done.stderr.count("\n") == 1
+            assert arguments.split()[1] in done.stderr
+        gone = command("reconnect", "dora")
+        assert gone.returncode == 1
+        assert "disabled" in gone.stderr
+        second = command("run")
+        assert second.returncode == 1
+        assert str(serving.process.pid) in second.stderr.splitlines()[-1]
+        assert _state(command, "alice") == "ready"
+
+
+@pytest.mark.parametrize("how", ["kill -9", "detach", "on_sigterm"])
+def test_the_next_manager_adopts_what_runs(home: Home, how: str) -> None:
+    """Ten gateways outlive a killed, a detached and a terminated manager; the next one takes all over, none restarted."""
+    command = Command(home, log_format="json", on_sigterm="detach")
+    names = [f"follower_{number}" for number in range(10)]
+    _add(home, *names)
+    with command.begun("run") as first:
+        before = _ready(command, first, *names)
+        match how:
+            case "kill -9":
+                first.process.kill()
+                first.process.wait()
+            case "detach":
+                done = command("detach")
+                assert (done.returncode, first.ends()) == (0, 0)
+                assert str(first.process.pid) in done.stdout
+            case _:
+                first.signal(signal.SIGTERM)
+                assert first.ends() == 0
+    assert command("status").returncode == 1
+    starts = _operations(home)
+    with command.begun("run") as second:
+        after = _ready(command, second, *names)
+        second.signal(signal.SIGTERM)
+        assert second.ends() == 0
+    kept = ("endpoint", "client_id", "container", "accounts")
+    for name in names:
+        assert [after[name][each] for each in kept] == [before[name][each] for each in kept]
+    assert _operations(home) == starts
+
+
+def _operations(home: Home) -> list[str]:
+    """What was created and started until now, by the runtime's own trail."""
+    lines = (home.directory / "operations.jsonl").read_text().splitlines()
+    return [line for line in lines if json.loads(line)["operation"] in ("create", "start")]
+
+
+def test_a_second_signal_hurries(home: Home) -> None:
+    """A frozen gateway may take its whole grace to close; the second SIGTERM kills it, and the manager still ends well."""
+    command = Command(home, log_format="json", stop_grace=600, healthcheck_interval=600)
+    _add(home, "alice")
+    with command.begun("run") as serving:
+        _ready(command, serving, "alice")
+        asyncio.run(_freeze(home, "alice"))
+        serving.signal(signal.SIGTERM)
+        serving.says('"event": "manager ends"')
+        assert serving.process.poll() is None
+        serving.signal(signal.SIGTERM)
+        assert serving.ends() == 0
+
+
+async def _freeze(home: Home, follower_id: str) -> None:
+    runtime = home.runtime()
+    await runtime.open()
+    await runtime.inject(FollowerId(follower_id), "freeze")
+    await runtime.close()
+
+
+def test_a_signal_during_the_start_ends_it_well(home: Home, command: Command) -> None:
+    """SIGTERM as early as it can come, and Ctrl-C, end the manager with exit code 0 and no gateway."""
+    _add(home, "alice", "bob", "carol")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with command.begun("run") as serving:
+            serving.says("FollowersLoaded")
+            serving.signal(number)
+            assert serving.ends() == 0
+    with command.begun("run") as serving:
+        assert set(_ready(command, serving, "alice", "bob", "carol")) == {"alice", "bob", "carol"}
+        serving.signal(signal.SIGTERM)
+        assert serving.ends() == 0
+
+
+def test_watching_tells_every_change_until_the_end(home: Home, command: Command) -> None:
+    """`status --watch` in a pipe prints a line for each change, and ends with Ctrl-C or with the manager."""
+    _add(home, "alice")
+    with command.begun("run") as serving:
+        _ready(command, serving, "alice")
+        with command.begun("status", "--watch") as watching, command.begun("status", "--watch", "--json") as as_json:
+            watching.says("alice is RUNNING (ready)")
+            as_json.says('"follower_id": "alice"')
+            command("stop", "alice")
+            watching.says("alice is STOPPED (stopped)")
+            as_json.signal(signal.SIGINT)
+            assert as_json.ends() == 0
+            assert all(isinstance(json.loads(line), list) for line in as_json.stdout.splitlines())
+            serving.signal(signal.SIGTERM)
+            assert serving.ends() == 0
+            assert watching.ends() == 1
+            assert watching.stderr.count("\n") == 1
+
+
+def test_a_rejected_password_waits_for_an_operator(home: Home, command: Command) -> None:
+    """One login for one wrong password; `launch` is refused with what to do, `--retry-login` takes one more, audited."""
+    _add(home, "alice")
+    (home.directory / "scripts.json").write_text(
+        json.dumps({"followers": {"alice": {"laps": [{"wrong_password": True}]}}})
+    )
+    with command.begun("run") as serving:
+        serving.says("LoginRejected")
+        wait_until(lambda: _state(command, "alice") == "needs_human")
+        refused = command("launch", "alice")
+        assert refused.returncode == 1
+        assert "--retry-login" in refused.stderr
+        assert "LoginRejected" not in serving.stderr.split('"needs_human"')[-1]
+        taken = command("launch", "alice", "--retry-login")
+        assert taken.returncode == 0, taken.stderr
+        _ready(command, serving, "alice")
+    acts = [json.loads(line)["act"] for line in (home.directory / "audit.jsonl").read_text().splitlines()]
+    assert "retry-login" in acts
+
+
+def test_no_process_is_left(home: Home, command: Command) -> None:
+    """After a completed SIGTERM neither courier nor host of simulated gateways stays for long."""
+    _add(home, "alice")
+    with command.begun("run") as serving:
+        _ready(command, serving, "alice")
+        address = read_address(home.directory)
+        assert address is not None
+        serving.signal(signal.SIGTERM)
+        assert serving.ends() == 0
+        group = serving.process.pid  # it began a session of its own
+
+    def nobody_left() -> bool:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return not _lives(address.pid)
+        return False
+
+    wait_until(nobody_left)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,133 @@
+"""The manager with its default runtime: a fleet on a real Docker Engine, from `start()` to nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus
+from support.docker_bench import Bench, bench_fixture, engine_fixture, own_engine_fixture  # noqa: F401  # fixtures
+from support.docker_images import Generation, simulator_image
+from support.home import PASSWORD, Home, eventually, seen
+
+pytestmark = pytest.mark.real_part("docker")
+PATIENCE = 90.0
+
+
+class DockerHome(Home):
+    """A manager's home whose gateways run on the bench's engine."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self.bench = bench
+        self.settings |= {
+            "runtime_url": "docker:",
+            "docker_host": f"unix://{bench.engine.socket}",
+            "container_prefix": bench.prefix,
+            "max_startup_time": PATIENCE,
+            "stop_grace": 20.0,
+        }
+
+    async def add_on(self, generation: Generation, *follower_ids: str) -> None:
+        """Followers whose gateways are of one generation, as a user writes them."""
+        image = await asyncio.to_thread(simulator_image, self.bench.api, generation)
+        for follower_id in follower_ids:
+            await self.add(follower_id)
+            with self.followers_file.open("a") as file:
+                file.write(f'\n[follower.gateway]\nimage = "{image}"\n')
+
+    def containers(self) -> list[dict[str, Any]]:
+        """What the engine has of ours."""
+        return self.bench.api.containers(f"spreadpilot.gateway-manager.owner={self.bench.prefix}")
+
+
+@pytest.fixture(name="home")
+async def home_fixture(bench: Bench) -> AsyncIterator[DockerHome]:
+    place = DockerHome(bench)
+    yield place
+    await place.end()
+
+
+async def healthy(manager: GatewayManager, *follower_ids: str) -> None:
+    await eventually(
+        lambda: all(manager.is_healthy(each) for each in follower_ids),
+        lambda: [(each.follower_id, each.state, each.reason) for each in manager.list_gateways()],
+        within=PATIENCE,
+    )
+
+
+def secret_file(home: DockerHome, container: str) -> str:
+    return home.bench.api.execute(container, "ls", "/run/gateway-manager").strip()
+
+
+async def test_ten_followers_on_both_generations(home: DockerHome) -> None:
+    """All run with connected clients; nothing of a secret shows or stays; `stop()` leaves no container and no network."""
+    names = {"ibc": [f"old{i}" for i in range(5)], "ibcontroller": [f"new{i}" for i in range(5)]}
+    await home.add_on("ibc", *names["ibc"])
+    await home.add_on("ibcontroller", *names["ibcontroller"])
+    everyone = [*names["ibc"], *names["ibcontroller"]]
+    manager = home.manager()
+    await manager.start()
+    try:
+        await healthy(manager, *everyone)
+        for name in everyone:
+            client = await manager.get_client(name)
+            assert client is not None
+            assert client.isConnected()
+            assert manager.get_gateway_status(name) is GatewayStatus.RUNNING
+        for row in home.containers():
+            told = json.dumps(home.bench.api.inspect(row["Id"])) + home.bench.api.logs(row["Id"])
+            assert PASSWORD not in told
+            assert all(port.get("IP") in {None, "127.0.0.1"} for port in row["Ports"])
+        container = str(seen(manager, "new0").container)
+        await eventually(lambda: secret_file(home, container) == "", "the password file is removed", within=PATIENCE)
+    finally:
+        await manager.stop()
+    assert home.containers() == []
+    networks = {network["Name"] for network in home.bench.api.ask("GET", "/networks")}
+    assert f"{home.bench.prefix}-network" not in networks
+
+
+async def test_a_next_manager_adopts_without_a_login(home: DockerHome) -> None:
+    """Detached gateways go on running; the next manager finds them, connects, and restarts none."""
+    await home.add_on("ibcontroller", "alice", "bob")
+    first = home.manager()
+    await first.start()
+    await healthy(first, "alice", "bob")
+    before = {row["Id"]: home.bench.api.inspect(row["Id"])["State"]["StartedAt"] for row in home.containers()}
+    await first.detach()
+    second = home.manager()
+    await second.start()
+    try:
+        await healthy(second, "alice", "bob")
+        after = {row["Id"]: home.bench.api.inspect(row["Id"])["State"]["StartedAt"] for row in home.containers()}
+        assert after == before
+    finally:
+        await second.stop()
+    assert home.containers() == []
+
+
+@pytest.mark.parametrize("act", ["kill", "stop", "rm -f"])
+async def test_a_gateway_that_an_operator_ends_comes_back(home: DockerHome, act: str) -> None:
+    """Killed, stopped or removed behind the manager's back: told in a sentence, and another container takes its place."""
+    await home.add_on("ibc", "alice")
+    manager = home.manager()
+    await manager.start()
+    try:
+        await healthy(manager, "alice")
+        old = home.containers()[0]["Id"]
+        if act == "rm -f":
+            home.bench.api.remove(old)
+        else:
+            await asyncio.to_thread(home.bench.api.ask, "POST", f"/containers/{old}/{act}")
+        await eventually(lambda: not manager.is_healthy("alice"), "the loss", within=PATIENCE)
+        assert seen(manager, "alice").reason
+        await healthy(manager, "alice")
+        assert [row["Id"] for row in home.containers()] != [old]
+        assert len(home.containers()) == 1
+    finally:
+        await manager.stop()
