@@ -256,7 +256,7 @@ async def test_a_stopped_host_counts_as_away(place: SimulatedPlace, monkeypatch:
     gateway = await place.launch(runtime)
     pid = place.host_pid
     assert pid is not None
-    monkeypatch.setattr(simulated_host, "_ANSWER_WITHIN", 0.5)
+    monkeypatch.setattr(simulated_host, "_GREETING_WITHIN", 0.5)
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(RuntimeUnavailableError, match="doesn't answer"):

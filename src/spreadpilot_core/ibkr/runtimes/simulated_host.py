@@ -30,6 +30,8 @@ Answer = Mapping[str, Any]
 
 _ANSWER_WITHIN = 30.0
 """Seconds for an answer that takes no time by itself: a host that is stopped or swamped counts as away then."""
+_GREETING_WITHIN = 10.0
+"""Seconds for the answer to a greeting."""
 _START_WITHIN = 20.0
 """Seconds for a host to start: 0.2 on an idle machine."""
 _STARTS = 3
@@ -170,7 +172,7 @@ class HostClient:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """The host answers a greeting unless it is ending; without an answer nothing was asked of it yet."""
         try:
-            async with asyncio.timeout(_ANSWER_WITHIN):
+            async with asyncio.timeout(_GREETING_WITHIN):
                 writer.write(json.dumps(self._greeting).encode() + b"\n")
                 answer = await Connection(reader, writer).read()
         except TimeoutError as error:
