@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
@@ -368,7 +369,8 @@ class Fleet:
         """Metadata only: a new version of a secret is noticed without reading the secret."""
         rng = random.Random()  # noqa: S311  # jitter
         while True:
-            await asyncio.sleep(self._settings.secret_poll_interval * rng.uniform(0.8, 1.2))
+            pause = min(self._settings.secret_poll_interval, self._house.desk.renew_within or math.inf)
+            await asyncio.sleep(pause * rng.uniform(0.8, 1.0))
             wanted = [each for each in self.supervisors.values() if each.wanted is Wanted.RUN and each.follower]
             for supervisor in wanted:
                 assert supervisor.follower is not None

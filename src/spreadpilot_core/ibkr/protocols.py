@@ -222,6 +222,10 @@ class Login:
 class CredentialDesk(Protocol):
     """The manager's side of the courier. The password stays in the courier's process."""
 
+    @property
+    def renew_within(self) -> float | None:
+        """Seconds within which `version` should be asked again, so that a token is renewed in time; None: no matter."""
+
     async def read(self, ref: str, dialect: Dialect, *, follower_id: FollowerId) -> Login:
         """Have the secret read and checked for what this controller can take.
 
