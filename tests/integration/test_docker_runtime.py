@@ -205,22 +205,6 @@ async def test_what_is_not_ours_is_named_and_left_alone(bench: Bench) -> None:
     assert list(await other.find()) == []
 
 
-async def test_two_owners_do_not_see_each_other(bench: Bench) -> None:
-    """Neither in lists nor in events; each has its own network, and ends its own gateways only."""
-    ours, theirs = await bench.runtime(), await bench.runtime(prefix=f"{bench.prefix}-other")
-    async with watching(ours) as seen:
-        mine = await bench.ready(ours, bench.spec())
-        other = await bench.ready(theirs, bench.spec())
-        assert [gateway.container_id for gateway in await ours.find()] == [mine.container_id]
-        assert [gateway.container_id for gateway in await theirs.find()] == [other.container_id]
-        with pytest.raises(LaunchError, match="not this manager's"):
-            await theirs.forget_secret(mine.container_id)
-        await theirs.remove(other.container_id, grace=5)
-        await ours.remove(mine.container_id, grace=5)
-        await until(lambda: seen[-1].kind is RuntimeEventKind.REMOVED, "the removal")
-        assert {event.container_id for event in seen} == {None, mine.container_id}
-
-
 async def test_an_image_that_fits_none_or_is_not_there(bench: Bench) -> None:
     """Told before anything is created, each with its cure; the operator's word overrides."""
     runtime = await bench.runtime(pull_policy="never")
@@ -277,65 +261,6 @@ async def test_the_network_is_one_of_its_own(bench: Bench) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- seeing
-
-
-async def test_every_state_is_found(bench: Bench) -> None:
-    """Also what a launch that died half-way left: it is found, and removed."""
-    runtime = await bench.runtime()
-    created = await bench.create(runtime, bench.spec("created"))
-    running = await bench.ready(runtime, bench.spec("running"))
-    paused = await bench.launch(runtime, bench.spec("paused"))
-    bench.api.ask("POST", f"/containers/{paused.container_id}/pause")
-    exited = await bench.launch(runtime, bench.spec("exited"))
-    bench.api.ask("POST", f"/containers/{exited.container_id}/kill")
-    bench.api.ask("POST", f"/containers/{exited.container_id}/wait")
-    found = {str(gateway.follower_id): gateway for gateway in await runtime.find()}
-    assert {name: gateway.state.value for name, gateway in found.items()} == {
-        "created": "created",
-        "running": "running",
-        "paused": "paused",
-        "exited": "exited",
-    }
-    assert found["created"].container_id == created.container_id
-    assert found["running"].leases == running.leases
-    assert found["exited"].exit_code == 137
-    assert await runtime.inspect(running.container_id) == found["running"]
-    words = await asyncio.gather(*(runtime.remove(gateway.container_id, grace=5) for gateway in found.values()))
-    assert [one.exit_code is None for one in words].count(True) == 1
-    assert list(await runtime.find()) == []
-
-
-async def test_a_create_that_was_cut_off_is_found(bench: Bench) -> None:
-    """Cancelling undoes nothing: whatever was made is there to be listed and removed, and a launch works after it."""
-    runtime = await bench.runtime()
-    spec = bench.spec()
-    await runtime.prepare(spec)
-    for delay in (0.0, 0.005, 0.02, 0.05, 0.1):
-        making = asyncio.create_task(runtime.create(spec, Leases(free_port(), 1)))
-        await asyncio.sleep(delay)
-        making.cancel()
-        await asyncio.gather(making, return_exceptions=True)
-        await asyncio.sleep(0.3)  # the engine goes on with what it was asked
-        for left in await runtime.find():
-            assert left.state is RuntimeState.CREATED
-            await runtime.remove(left.container_id, grace=0)
-    await bench.ready(runtime, spec)
-
-
-async def test_events_tell_what_happens(bench: Bench) -> None:
-    """Start, pause, resume, death with its code, removal; the first is a gap."""
-    runtime = await bench.runtime()
-    async with watching(runtime) as seen:
-        gateway = await bench.launch(runtime, bench.spec())
-        for act in ("pause", "unpause", "kill"):
-            bench.api.ask("POST", f"/containers/{gateway.container_id}/{act}")
-        await until(lambda: any(event.kind is RuntimeEventKind.DIED for event in seen), "the death")
-        bench.api.remove(gateway.container_id)
-        await until(lambda: seen[-1].kind is RuntimeEventKind.REMOVED, "the removal")
-    kinds = [event.kind.value for event in seen if event.kind is not RuntimeEventKind.HEALTH]
-    assert kinds == ["gap", "started", "paused", "resumed", "died", "removed"]
-    died = next(event for event in seen if event.kind is RuntimeEventKind.DIED)
-    assert (died.follower_id, died.container_id, died.exit_code) == ("alice", gateway.container_id, 137)
 
 
 async def test_events_and_logs_end_when_the_runtime_is_closed(bench: Bench) -> None:
@@ -440,18 +365,6 @@ async def test_a_flood_through_rotation_is_told_without_repeats(bench: Bench) ->
 
 
 # ---------------------------------------------------------------------------------------------- ending
-
-
-@pytest.mark.parametrize(("generation", "code"), [("ibc", 143), ("ibcontroller", 0)])
-async def test_a_tidy_stop_has_the_generations_exit_code(bench: Bench, generation: Generation, code: int) -> None:
-    """The last words are the stop's own lines; a second removal finds nothing to do."""
-    runtime = await bench.runtime()
-    gateway = await bench.ready(runtime, bench.spec(generation=generation))
-    words = await runtime.remove(gateway.container_id, grace=20)
-    assert words.exit_code == code
-    assert any("Stopping socat" in line for line in words.lines)
-    assert await runtime.inspect(gateway.container_id) is None
-    assert (await runtime.remove(gateway.container_id, grace=20)).lines == ()
 
 
 async def test_a_gateway_that_does_not_stop_is_killed(bench: Bench) -> None:
