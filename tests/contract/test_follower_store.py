@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from spreadpilot_core.ibkr.protocols import FollowerStore, TradingMode
+from support.mongo import mongo_database, mongo_server  # noqa: F401  # fixtures
 from support.stores import ADAPTERS, FollowersUnderTest, followers_under_test
 
 WITHIN = 30.0

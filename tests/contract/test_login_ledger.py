@@ -14,12 +14,13 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from spreadpilot_core.ibkr.protocols import AttemptId, ContainerId, LoginOutcome, RecordStore
 from support.ledger_model import LedgerMachine
+from support.mongo import mongo_database, mongo_server  # noqa: F401  # fixtures
 from support.stores import ADAPTERS, NOON, RecordsUnderTest, an_attempt, records_under_test
 
 DAY = timedelta(hours=24)
 TICK = timedelta(microseconds=1)
 BUDGET = 3
-EXAMPLES = {"local": 60}
+EXAMPLES = {"local": 40}
 """Histories that are played; a real server takes longer for each."""
 
 pytestmark = pytest.mark.parametrize("store_adapter", ADAPTERS)
@@ -205,6 +206,19 @@ async def test_old_attempts_are_forgotten(store: RecordStore) -> None:
     assert [each.id for each in await store.counted_logins("anna01", NOON - DAY)] == ["attempt-4", "attempt-5"]
 
 
+async def test_cancelled_reservation_leaves_nothing(store: RecordStore) -> None:
+    """A reservation whose caller was cancelled at any moment is not left open: nobody would ever settle it."""
+    for steps in range(30):
+        attempt = an_attempt(steps, user=f"user {steps}")
+        task = asyncio.create_task(store.reserve_login(attempt, BUDGET))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        answers = await asyncio.gather(task, return_exceptions=True)
+        open_ones = [each.id for each in await store.unsettled_logins()]
+        assert (attempt.id in open_ones) == (answers == [None])
+
+
 async def test_racing_managers_get_one_reservation(under_test: RecordsUnderTest) -> None:
     """Of many reservations at the same moment through several store objects exactly one is granted, round after round."""
     stores = [under_test.store() for _ in range(4)]
@@ -237,7 +251,7 @@ def test_every_history_keeps_the_budget(store_adapter: str, tmp_path: Path, requ
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=EXAMPLES.get(store_adapter, 25),
+            max_examples=EXAMPLES.get(store_adapter, 8),
             stateful_step_count=30,
             deadline=None,
             derandomize=True,

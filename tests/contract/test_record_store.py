@@ -12,6 +12,7 @@ import pytest
 
 from spreadpilot_core.ibkr.errors import StoreDamagedError
 from spreadpilot_core.ibkr.protocols import LoginOutcome, RecordStore
+from support.mongo import mongo_database, mongo_server  # noqa: F401  # fixtures
 from support.stores import (
     ADAPTERS,
     NOON,
@@ -129,7 +130,7 @@ async def test_open_and_close_may_be_repeated(under_test: RecordsUnderTest) -> N
 
 async def test_cancelled_writers_harm_nobody(store: RecordStore) -> None:
     """Writes cancelled at every await leave each thing whole or absent, and the store usable at once."""
-    moments = random.Random(7)  # noqa: S311  # the same moments in every run
+    moments = random.Random(7)  # the same moments in every run
     for number in range(60):
         user = f"user {number}"
         attempt = an_attempt(number, user=user)

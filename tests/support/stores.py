@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import pymongo
 import pytest
 import tomlkit
+from pydantic import SecretStr
+from pymongo.database import Database
 
 from spreadpilot_core.ibkr.protocols import (
     AttemptId,
@@ -29,8 +33,14 @@ from spreadpilot_core.ibkr.store.followers_file import FILE_NAME as FOLLOWERS_FI
 from spreadpilot_core.ibkr.store.followers_file import replace_content
 from spreadpilot_core.ibkr.store.local import LocalFollowers, LocalRecords
 from spreadpilot_core.ibkr.store.local_records import FILE_NAME as RECORDS_FILE
+from spreadpilot_core.ibkr.store.mongo_database import MongoDatabase
+from spreadpilot_core.ibkr.store.mongodb import MongoFollowers, MongoRecords
+from spreadpilot_core.ibkr.store.outbox import Outbox
+from support.mongo import may_build
 
-ADAPTERS = ("local",)
+T = TypeVar("T")
+
+ADAPTERS = ("local", pytest.param("mongodb", marks=may_build))
 
 NOON = datetime(2026, 3, 2, 12, 0, 0, 123456, tzinfo=UTC)
 """When most tests begin; the microseconds must survive."""
@@ -109,6 +119,62 @@ class LocalRecordsUnderTest:
             return connection.execute(statement, values).fetchall()
 
 
+class MongoFollowersUnderTest:
+    def __init__(self, uri: str, database: str) -> None:
+        self.uri = uri
+        self.database = database
+
+    def store(self) -> MongoFollowers:
+        """A new adapter object, not opened."""
+        return MongoFollowers(MongoDatabase(SecretStr(self.uri), self.database), poll_interval=POLL_INTERVAL)
+
+    async def put(self, documents: Sequence[Mapping[str, Any]]) -> None:
+        """Make these the whole content, one write after the other as another service would."""
+        await asyncio.to_thread(self._put, [dict(document) for document in documents])
+
+    def _put(self, documents: list[dict[str, Any]]) -> None:
+        with pymongo.MongoClient[dict[str, Any]](self.uri) as client:
+            followers = client[self.database]["followers"]
+            followers.delete_many({})
+            if documents:
+                followers.insert_many(documents)
+
+
+class MongoRecordsUnderTest:
+    def __init__(self, uri: str, database: str, directory: Path) -> None:
+        self.uri = uri
+        self.database = database
+        self._outboxes = (directory / f"outbox-{number}.sqlite3" for number in itertools.count())
+
+    def store(self) -> MongoRecords:
+        """A new adapter object, not opened, with an outbox of its own as each manager has one."""
+        database = MongoDatabase(SecretStr(self.uri), self.database)
+        return MongoRecords(database, Outbox(next(self._outboxes)), clock=noon)
+
+    async def damage_record(self, follower_id: str) -> None:
+        """Take away the field that says whose it is."""
+
+        def damage(database: Database[dict[str, Any]]) -> None:
+            database["gateway_records"].update_one({"_id": follower_id}, {"$unset": {"follower_id": ""}})
+
+        await asyncio.to_thread(self._with, damage)
+
+    async def mappings(self) -> list[dict[str, Any]]:
+        """As the collection holds them."""
+        return await asyncio.to_thread(
+            self._with, lambda database: database["gateway_mappings"].find().sort("follower_id").to_list()
+        )
+
+    async def history(self) -> list[str]:
+        """As the collection holds it."""
+        documents = await asyncio.to_thread(self._with, lambda database: database["gateway_events"].find().to_list())
+        return [document["sentence"] for document in documents]
+
+    def _with(self, work: Callable[[Database[dict[str, Any]]], T]) -> T:
+        with pymongo.MongoClient[dict[str, Any]](self.uri) as client:
+            return work(client[self.database])
+
+
 # ---------------------------------------------------------------------------------------------- things to write
 
 
@@ -174,13 +240,14 @@ def an_entry(number: int, *, at: datetime = NOON) -> HistoryEntry:
 
 def followers_under_test(adapter: str, directory: Path, request: pytest.FixtureRequest) -> FollowersUnderTest:
     """The content of a fresh follower store of this adapter."""
-    del request
-    assert adapter == "local"
-    return LocalFollowersUnderTest(directory)
+    if adapter == "local":
+        return LocalFollowersUnderTest(directory)
+    return MongoFollowersUnderTest(request.getfixturevalue("mongo_server"), request.getfixturevalue("mongo_database"))
 
 
 def records_under_test(adapter: str, directory: Path, request: pytest.FixtureRequest) -> RecordsUnderTest:
-    """The content of a fresh record store of this adapter, which thinks it is `NOON`."""
-    del request
-    assert adapter == "local"
-    return LocalRecordsUnderTest(directory)
+    """The content of a record store of this adapter that is new for each directory and thinks it is `NOON`."""
+    if adapter == "local":
+        return LocalRecordsUnderTest(directory)
+    database = f"{request.getfixturevalue('mongo_database')}_{directory.name[-30:]}"
+    return MongoRecordsUnderTest(request.getfixturevalue("mongo_server"), database, directory)

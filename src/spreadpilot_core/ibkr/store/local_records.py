@@ -6,6 +6,7 @@ program. Reserving a login reads and writes in one transaction that excludes eve
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +97,10 @@ class LocalRecords:
     # ------------------------------------------------------------------ logins
 
     async def reserve_login(self, attempt: LoginAttempt, limit: int | None) -> LoginRefusal | None:
-        """Reserve one login, or say why not, in one transaction. An attempt that is there already stays as it is."""
+        """Reserve one login, or say why not, in one transaction. An attempt that is there already stays as it is.
+
+        Cancelled, it leaves no reservation.
+        """
 
         def reserve(connection: sqlite3.Connection) -> LoginRefusal | None:
             known = self._logins(connection, "user = ?", attempt.user)
@@ -109,7 +113,14 @@ class LocalRecords:
                 connection.executemany("DELETE FROM logins WHERE id = ?", outlived)
             return refused
 
-        return await self._file.write(reserve)
+        def withdraw(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM logins WHERE id = ? AND outcome IS NULL", (attempt.id,))
+
+        try:
+            return await self._file.write(reserve)
+        except asyncio.CancelledError:  # nobody would ever settle what its caller doesn't know of
+            await asyncio.shield(self._file.write(withdraw))
+            raise
 
     async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> None:
         """Write that the attempt's container is about to start."""

@@ -4,14 +4,16 @@ Every operation is bounded in time and ends in an answer or in `StoreUnavailable
 here, since their texts may hold the connection string, and with it a password. They are not even chained: an error is
 raised anew outside the handler, so that no traceback can show them.
 
+An operation that was asked for runs to its end in a task of its own, also when its caller is cancelled: pymongo's
+operations are not made for that (4.20 loses sockets, and sometimes the cancellation itself). Each is short anyway.
+
 Writes are acknowledged by the majority and by its journal, so what was answered survives a killed server.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus, urlsplit
 
@@ -19,14 +21,14 @@ import pymongo
 from bson import ObjectId
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pydantic import SecretStr
-from pymongo import AsyncMongoClient
-from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from spreadpilot_core.ibkr.errors import SettingsError, StoreUnavailableError
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.tasks import Tasks
 
 T = TypeVar("T")
 Document = dict[str, Any]
@@ -36,7 +38,9 @@ ANSWER_WITHIN = 8.0
 """Seconds for one operation, reaching a server included; a local one takes about a millisecond."""
 REACH_WITHIN = 3.0
 """Seconds to find a server that answers: the manager's start may take ten in all."""
-CHANGE_WAIT = 1.0
+CLOSE_WITHIN = 2.0
+"""Seconds that closing waits for operations that are under way."""
+CHANGE_WAIT = 0.5
 """Seconds that the server waits for a change before it answers that there is none."""
 _HIDDEN = "**********"
 
@@ -53,6 +57,8 @@ class MongoDatabase:
         self._name = name
         self._hidden = _secrets_of(uri.get_secret_value())
         self._client: AsyncMongoClient[Document] | None = None
+        self._closing = asyncio.Event()
+        self._tasks = Tasks("MongoDB")
         self.label = f"MongoDB at {_hosts(uri.get_secret_value())}"
         """What to call it; never with a user or password."""
 
@@ -72,15 +78,19 @@ class MongoDatabase:
 
     async def open(self) -> None:
         """Reach the server once. Raises `StoreUnavailableError`; may be called again."""
+        self._closing.clear()
         if self._client is None:
             self._client = await asyncio.to_thread(self._new_client)  # it reads certificates and the system's name
         await self._answer(lambda database: database.command("ping"))
 
     async def close(self) -> None:
-        """Close every connection; safe to call twice and when never opened."""
+        """Wait a little for what runs, then close every connection; safe to call twice and when never opened."""
         client, self._client = self._client, None
+        self._closing.set()
+        await self._tasks.wait(CLOSE_WITHIN)
         if client is not None:
             await asyncio.shield(client.close())
+        await self._tasks.cancel()
 
     # ------------------------------------------------------------------ documents
 
@@ -106,18 +116,13 @@ class MongoDatabase:
 
         return await self._answer(insert)
 
-    async def replace(self, collection: str, where: Where, document: Document) -> bool:
-        """Replace the one document that matches, in one atomic step; False when none does."""
-        result = await self._answer(lambda database: database[collection].replace_one(where, document))
-        return result.matched_count > 0
-
     async def put(self, collection: str, document: Document) -> None:
         """Write one document whole, whether or not its `_id` is there."""
         where = {"_id": document["_id"]}
         try:
             await self._answer(lambda database: database[collection].replace_one(where, document, upsert=True))
         except _DuplicateError:  # two that made it at once: now it is there
-            await self.replace(collection, where, document)
+            await self._answer(lambda database: database[collection].replace_one(where, document))
 
     async def add_new(self, collection: str, documents: Sequence[Document]) -> None:
         """Add documents in this order, leaving out those whose `_id` is there already."""
@@ -150,41 +155,55 @@ class MongoDatabase:
 
     # ------------------------------------------------------------------ changes
 
-    @asynccontextmanager
-    async def changes(self, collection: str, *, after: Mapping[str, Any] | None) -> AsyncIterator[Changes]:
-        """The collection's changes from now on, or those after the mark `after`.
+    async def follow(
+        self,
+        collection: str,
+        *,
+        after: Mapping[str, Any] | None,
+        told: Callable[[Mapping[str, Any] | None, bool], None],
+    ) -> None:
+        """Follow the collection's changes until `close`.
+
+        Args:
+            collection: whose changes.
+            after: where to resume; None means from now on.
+            told: called with the mark to resume after, and whether something changed: once the stream stands, and
+                again and again at short intervals.
 
         Raises:
-            ChangesNotOfferedError: the server can't.
-            StoreUnavailableError: it can't be reached.
+            ChangesNotOfferedError: the server can't, or can't resume there.
+            StoreUnavailableError: it can't be reached, or the stream broke.
         """
-        stream = await self._opened_stream(collection, after)
+        task = self._tasks.begin("follow", self._followed(collection, after, told), then=_seen)
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+
+    async def _followed(
+        self,
+        collection: str,
+        after: Mapping[str, Any] | None,
+        told: Callable[[Mapping[str, Any] | None, bool], None],
+    ) -> None:
+        trouble: Exception
         try:
-            yield Changes(self, stream)
-        finally:
-            await asyncio.shield(self._closed(stream))
-
-    async def _opened_stream(self, collection: str, after: Mapping[str, Any] | None) -> AsyncChangeStream[Document]:
-        async def watch(database: AsyncDatabase[Document]) -> AsyncChangeStream[Document] | str:
-            try:
-                return await database[collection].watch(resume_after=after, max_await_time_ms=int(CHANGE_WAIT * 1000))
-            except OperationFailure as error:
-                if error.timeout or error.has_error_label("ResumableChangeStreamError"):
-                    raise
-                return self._said(error)
-
-        stream = await self._answer(watch)
-        if isinstance(stream, str):
-            raise ChangesNotOfferedError(stream)
-        return stream
-
-    @staticmethod
-    async def _closed(stream: AsyncChangeStream[Document]) -> None:
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN):
-                await stream.close()
-        except (PyMongoError, TimeoutError):
-            return
+            with pymongo.timeout(ANSWER_WITHIN):
+                stream = await self._database()[collection].watch(
+                    resume_after=after, max_await_time_ms=int(CHANGE_WAIT * 1000)
+                )
+            async with stream:
+                told(stream.resume_token, False)
+                while not self._closing.is_set():
+                    with pymongo.timeout(ANSWER_WITHIN):
+                        change = await stream.try_next()
+                    told(stream.resume_token, change is not None)
+                return
+        except OperationFailure as error:
+            passing = error.timeout or error.has_error_label("ResumableChangeStreamError")
+            trouble = self._trouble(error) if passing else ChangesNotOfferedError(self._said(error))
+        except PyMongoError as error:
+            trouble = self._trouble(error)
+        raise trouble
 
     # ------------------------------------------------------------------ asking
 
@@ -207,22 +226,27 @@ class MongoDatabase:
             unicode_decode_error_handler="replace",  # one spoiled record must not hide the others
             datetime_conversion=DatetimeConversion.DATETIME_AUTO,
         )
-        return self._client.get_database(self._name, codec_options=options)
+        return self._client.get_database(self._name, codec_options=options, read_preference=ReadPreference.PRIMARY)
 
     async def _answer(self, question: Callable[[AsyncDatabase[Document]], Awaitable[T]]) -> T:
         """Ask, within the time. Raises `StoreUnavailableError` without a trace of pymongo's own error."""
-        database = self._database()
+        task = self._tasks.begin("question", self._asked(question, self._database()), then=_seen)
+        await asyncio.wait({task}, timeout=ANSWER_WITHIN + REACH_WITHIN)
+        if not task.done() or task.cancelled():
+            raise StoreUnavailableError(f"{self.label} does not answer.")
+        return task.result()
+
+    async def _asked(
+        self, question: Callable[[AsyncDatabase[Document]], Awaitable[T]], database: AsyncDatabase[Document]
+    ) -> T:
         trouble: StoreUnavailableError
         try:
             with pymongo.timeout(ANSWER_WITHIN):
-                async with asyncio.timeout(ANSWER_WITHIN + REACH_WITHIN):
-                    return await question(database)
+                return await question(database)
         except DuplicateKeyError:
             trouble = _DuplicateError(f"{self.label} has such a document already.")
         except PyMongoError as error:
             trouble = self._trouble(error)
-        except TimeoutError:
-            trouble = StoreUnavailableError(f"{self.label} does not answer.")
         except (ValueError, TypeError) as error:
             trouble = StoreUnavailableError(f"{self.label} can't be asked: {self._said(error)}.")
         raise trouble
@@ -242,40 +266,14 @@ class MongoDatabase:
         return text.rstrip(".")
 
 
-class Changes:
-    """An open stream of changes; tells that something changed, never what."""
-
-    def __init__(self, database: MongoDatabase, stream: AsyncChangeStream[Document]) -> None:
-        self._database = database
-        self._stream = stream
-
-    @property
-    def mark(self) -> Mapping[str, Any] | None:
-        """Where to resume: after everything that `changed` has told."""
-        return self._stream.resume_token
-
-    async def changed(self) -> bool:
-        """Whether something changed; waits up to `CHANGE_WAIT`.
-
-        Raises:
-            ChangesNotOfferedError: the server ended the stream for good.
-            StoreUnavailableError: the stream broke; it may be resumed after `mark`.
-        """
-        trouble: Exception
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN):
-                return await self._stream.try_next() is not None
-        except OperationFailure as error:
-            trouble = ChangesNotOfferedError(self._database._said(error))  # noqa: SLF001  # one module, one secret
-        except PyMongoError as error:
-            trouble = self._database._trouble(error)  # noqa: SLF001
-        except TimeoutError:
-            trouble = StoreUnavailableError(f"{self._database.label} does not answer.")
-        raise trouble
-
-
 class _DuplicateError(StoreUnavailableError):
     """A unique key is there already."""
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Take note of how it ended, in case nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _readable(value: Any) -> Any:

@@ -54,6 +54,7 @@ class MongoFollowers:
         self._poll_interval = poll_interval
         self._listeners: set[asyncio.Event] = set()
         self._stirred = asyncio.Event()
+        self._mark: Mapping[str, Any] | None = None
         self._closed = True
         self._tasks = Tasks("followers in MongoDB")
 
@@ -73,6 +74,7 @@ class MongoFollowers:
     async def close(self) -> None:
         """End the watch and every `hints()`, and let go of the server."""
         self._closed = True
+        self._mark = None
         self._tell()
         await self._tasks.cancel()
         await self._database.close()
@@ -103,23 +105,22 @@ class MongoFollowers:
     # ------------------------------------------------------------------ watching
 
     async def _watch(self) -> None:
-        mark: Mapping[str, Any] | None = None
-        while True:
+        while not self._closed:
+            resumes = self._mark is not None
             try:
-                async with self._database.changes(COLLECTION, after=mark) as changes:
-                    if mark is None:
-                        self._tell()  # what changed before the stream stood
-                    while True:
-                        if await changes.changed():
-                            self._stirred.set()
-                        mark = changes.mark
+                await self._database.follow(COLLECTION, after=self._mark, told=self._hear)
             except ChangesNotOfferedError as error:
-                if mark is None:
+                self._mark = None  # where it can't be resumed it begins anew, and the first hint tells what was missed
+                if not resumes:
                     await self._poll(str(error))
-                mark = None  # it can't be resumed: begin anew, and the first hint makes up for what was missed
             except StoreUnavailableError as error:
-                log.info("change stream of the followers broke", error=str(error), resumes=mark is not None)
+                log.info("change stream of the followers broke", error=str(error), resumes=self._mark is not None)
                 await asyncio.sleep(RETRY_AFTER)
+
+    def _hear(self, mark: Mapping[str, Any] | None, changed: bool) -> None:
+        if changed or self._mark is None:  # without a mark: what changed before the stream stood
+            self._stirred.set()
+        self._mark = mark
 
     async def _tell_when_quiet(self) -> None:
         """One hint for each burst of changes."""

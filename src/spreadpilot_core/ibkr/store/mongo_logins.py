@@ -1,29 +1,27 @@
-"""The login ledger in MongoDB: one document per IBKR user holds all its attempts, so one conditional write is atomic.
+"""The login ledger in MongoDB: one document per IBKR user holds all its attempts, so one write is atomic.
 
-    gateway_logins   {_id: USER, revision: 7, attempts: [...]}
+    gateway_logins   {_id: "7:USER", name: USER, version: 7, attempts: [...]}   (see `mongo_versions`)
 
-Every change reads the document, applies the rule, and replaces the document only while its revision is still the one
-that was read; another manager's write in between means: read again. No transaction and no server clock is needed.
+Every change reads the newest version, applies the rule and writes the next one; another manager's write in between
+means: read again. No transaction and no server clock is needed.
 
 A reservation whose answer was lost may have been written, and may even arrive later. Nobody would ever settle it, so
-the caller has it withdrawn: that takes it out and moves the revision on, after which a late write no longer matches.
+the caller has it withdrawn: that takes it out and moves the version on, after which a late write comes to nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from spreadpilot_core.ibkr.records import AttemptId, ContainerId, LoginAttempt, LoginOutcome, LoginRefusal
 from spreadpilot_core.ibkr.store.documents import LOGINS
 from spreadpilot_core.ibkr.store.login_budget import counted_since, in_order, is_outlived, refusal
 from spreadpilot_core.ibkr.store.mongo_database import MongoDatabase
+from spreadpilot_core.ibkr.store.mongo_versions import MongoVersions, Version
 
 COLLECTION = "gateway_logins"
-
-Attempts = list[LoginAttempt]
 
 
 class MongoLogins:
@@ -31,28 +29,32 @@ class MongoLogins:
 
     def __init__(self, database: MongoDatabase) -> None:
         self._database = database
+        self._versions = MongoVersions(database, COLLECTION)
+
+    async def open(self) -> None:
+        """Have the server find attempts and users fast."""
+        for field in ("name", "attempts.id"):
+            await self._database.index(COLLECTION, field)
 
     async def reserve(self, attempt: LoginAttempt, limit: int | None) -> LoginRefusal | None:
         """Reserve it, or say why not. One that is there already stays as it is."""
         while True:
-            document = await self._of_user(attempt.user)
-            known = self._attempts(document)
+            read = await self._versions.read(attempt.user)
+            known = self._attempts(read)
             if any(other.id == attempt.id for other in known):
                 return None
             if refused := refusal(known, attempt, limit):
                 return refused
             kept = [other for other in known if not is_outlived(other, attempt.reserved_at)]
-            if await self._write(attempt.user, document, [*kept, attempt]):
+            if await self._write(read, [*kept, attempt]):
                 return None
 
     async def withdraw(self, attempt_id: AttemptId, user: str) -> None:
         """Make sure that an attempt whose reservation got no answer is not there, and never will be."""
         while True:
-            document = await self._of_user(user)
-            kept = [
-                each for each in self._attempts(document) if each.id != attempt_id or each.started_at or each.outcome
-            ]
-            if await self._write(user, document, kept):
+            read = await self._versions.read(user)
+            kept = [each for each in self._attempts(read) if each.id != attempt_id or each.started_at or each.outcome]
+            if await self._write(read, kept):
                 return
 
     async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> None:
@@ -69,42 +71,30 @@ class MongoLogins:
 
     async def unsettled(self) -> Sequence[LoginAttempt]:
         """Those without an outcome, oldest first."""
-        documents = await self._database.find(COLLECTION, {"attempts.outcome": None})
-        known = [attempt for document in documents for attempt in self._attempts(document)]
+        versions = await self._versions.find()
+        known = [attempt for version in versions for attempt in self._attempts(version)]
         return in_order(attempt for attempt in known if attempt.outcome is None)
 
     async def counted(self, user: str, since: datetime) -> Sequence[LoginAttempt]:
         """Those of `user` reserved at or after `since` whose outcome counts, oldest first."""
-        return counted_since(self._attempts(await self._of_user(user)), since)
+        return counted_since(self._attempts(await self._versions.read(user)), since)
 
-    # ------------------------------------------------------------------ one document
+    # ------------------------------------------------------------------ one user's document
 
     async def _change(self, attempt_id: AttemptId, changed: Callable[[LoginAttempt], LoginAttempt]) -> None:
         while True:
-            documents = await self._database.find(COLLECTION, {"attempts.id": attempt_id})
-            if not documents:
+            matching = await self._versions.find({"attempts.id": attempt_id})
+            if not matching:
                 return
-            known = self._attempts(documents[0])
+            read = await self._versions.read(matching[0].name)
+            known = self._attempts(read)
             if not any(each.id == attempt_id and each.outcome is None for each in known):
                 return
-            new = [changed(each) if each.id == attempt_id else each for each in known]
-            if await self._write(documents[0]["_id"], documents[0], new):
+            if await self._write(read, [changed(each) if each.id == attempt_id else each for each in known]):
                 return
 
-    async def _of_user(self, user: str) -> Mapping[str, Any] | None:
-        documents = await self._database.find(COLLECTION, {"_id": user})
-        return documents[0] if documents else None
+    def _attempts(self, version: Version) -> list[LoginAttempt]:
+        return [LOGINS.read(each, where=self._versions.label) for each in version.content.get("attempts") or []]
 
-    def _attempts(self, document: Mapping[str, Any] | None) -> Attempts:
-        attempts = document.get("attempts") if document else []
-        where = f"{COLLECTION} of {self._database.label}"
-        return [LOGINS.read(each, where=where) for each in attempts or []]
-
-    async def _write(self, user: str, read: Mapping[str, Any] | None, attempts: Attempts) -> bool:
-        """Write the user's document if it is still as it was read; False means: read again."""
-        documents = [LOGINS.dump(attempt) for attempt in in_order(attempts)]
-        if read is None:
-            return await self._database.insert(COLLECTION, {"_id": user, "revision": 1, "attempts": documents})
-        revision = read.get("revision", 0)
-        new = {"_id": user, "revision": revision + 1, "attempts": documents}
-        return await self._database.replace(COLLECTION, {"_id": user, "revision": revision}, new)
+    async def _write(self, read: Version, attempts: Sequence[LoginAttempt]) -> bool:
+        return await self._versions.write(read, {"attempts": [LOGINS.dump(each) for each in in_order(attempts)]})

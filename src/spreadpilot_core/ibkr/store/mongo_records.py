@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import structlog
@@ -35,7 +36,7 @@ from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.documents import HISTORY, MAPPINGS, RECORDS, timestamp
 from spreadpilot_core.ibkr.store.mongo_database import MongoDatabase
 from spreadpilot_core.ibkr.store.mongo_logins import MongoLogins
-from spreadpilot_core.ibkr.store.outbox import Entry, Outbox
+from spreadpilot_core.ibkr.store.outbox import Outbox
 from spreadpilot_core.ibkr.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -96,6 +97,7 @@ class MongoRecords:
         await self._outbox.open()
         await self._database.open()
         await self._database.index(HISTORY_COLLECTION, "at")
+        await self._logins.open()
         await self._caught_up()
 
     async def close(self) -> None:
@@ -249,28 +251,33 @@ class MongoRecords:
             return
         async with self._order:
             while entries := await self._outbox.oldest(AT_ONCE):
-                for entry in entries:
-                    await self._write_entry(entry)
+                for kind, run in groupby(entries, key=lambda entry: entry.kind):
+                    await self._write_run(kind, [entry.document for entry in run])
                 await self._outbox.forget(entries[-1].number)
             await self._write_mappings()
 
-    async def _write_entry(self, entry: Entry) -> None:
-        document = entry.document
-        match entry.kind:
-            case "record":
-                await self._put_older_record(document)
-            case "history":
-                await self._add_history([document])
-            case "withdrawal":
-                await self._logins.withdraw(AttemptId(document["id"]), document["user"])
-            case "settlement":
-                not_before = document["not_before"]
-                await self._logins.settle(
-                    AttemptId(document["id"]),
-                    LoginOutcome(document["outcome"]),
-                    datetime.fromisoformat(document["at"]),
-                    datetime.fromisoformat(not_before) if not_before else None,
-                )
+    async def _write_run(self, kind: str, documents: Sequence[Mapping[str, Any]]) -> None:
+        """Write entries of one kind that stand one after the other."""
+        if kind == "history":
+            await self._add_history(documents)
+            return
+        for document in documents:
+            match kind:
+                case "record":
+                    await self._put_older_record(document)
+                case "withdrawal":
+                    await self._logins.withdraw(AttemptId(document["id"]), document["user"])
+                case "settlement":
+                    await self._settle_later(document)
+
+    async def _settle_later(self, document: Mapping[str, Any]) -> None:
+        not_before = document["not_before"]
+        await self._logins.settle(
+            AttemptId(document["id"]),
+            LoginOutcome(document["outcome"]),
+            datetime.fromisoformat(document["at"]),
+            datetime.fromisoformat(not_before) if not_before else None,
+        )
 
     async def _put_older_record(self, document: Mapping[str, Any]) -> None:
         """Write a record that waited, unless another manager has written a newer one meanwhile."""

