@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -28,12 +31,15 @@ from pathlib import Path
 import pytest
 
 from support.docker_http import DockerApi
+from support.docker_images import remove_images
 from support.real_parts import need
 
 _NEW_NETWORK = 0x40000000
+_SET_FLAGS = 0x8914  # SIOCSIFFLAGS
+_UP_AND_RUNNING = 0x41
 _PREFIX = "gateway-manager-engine-"
 _READY_SECONDS = 60
-_PROGRAMS = ("dockerd", "containerd", "docker-init", "unshare", "nsenter", "setpriv", "ip")
+_PROGRAMS = ("dockerd", "containerd", "docker-init", "unshare", "nsenter", "setpriv")
 _HOLDER = "setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc docker-init -- sleep infinity"
 _OTHER_ENGINE = "GATEWAY_MANAGER_TEST_DOCKER_HOST"
 """Set by the tests' environment from DOCKER_HOST."""
@@ -74,7 +80,9 @@ class OwnEngine:
         # Dies with us (setpriv), and takes everything inside with it (unshare).
         self._holder = subprocess.Popen(_HOLDER.split())
         self._init = self._first_process()
-        self._inside("sh", "-c", "mount -t tmpfs none /run && ip link set lo up")
+        self._inside("mount", "-t", "tmpfs", "none", "/run")
+        with self.inside():
+            _bring_loopback_up()
         self._begin_containerd()
 
     # ------------------------------------------------------------------ what faults need
@@ -171,6 +179,12 @@ def _enter(network: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
+def _bring_loopback_up() -> None:
+    """In the network where this thread is."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh", b"lo", _UP_AND_RUNNING))
+
+
 def _sweep() -> None:
     """Remove what a pytest that was killed left: its engine is dead, its files are not."""
     for directory in Path("/tmp").glob(f"{_PREFIX}*"):
@@ -180,6 +194,7 @@ def _sweep() -> None:
 
 
 _OWN = pytest.StashKey[OwnEngine]()
+_CLEANED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session", name="own_engine")
@@ -199,10 +214,13 @@ def own_engine_fixture(pytestconfig: pytest.Config) -> EngineUnderTest:
 
 
 @pytest.fixture(scope="session", name="engine")
-def engine_fixture(request: pytest.FixtureRequest) -> EngineUnderTest:
-    """The engine that is there, else one of our own."""
+def engine_fixture(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> EngineUnderTest:
+    """The engine that is there, else one of our own; on the former, the images of this run are removed at its end."""
     scheme, _, path = os.environ.get(_OTHER_ENGINE, "unix:///var/run/docker.sock").partition("://")
-    if scheme == "unix" and DockerApi(path).is_there():
-        return EngineUnderTest(path)
-    found: EngineUnderTest = request.getfixturevalue("own_engine")
-    return found
+    if scheme != "unix" or not DockerApi(path).is_there():
+        own: EngineUnderTest = request.getfixturevalue("own_engine")
+        return own
+    if _CLEANED not in pytestconfig.stash:
+        pytestconfig.stash[_CLEANED] = True
+        pytestconfig.add_cleanup(lambda: remove_images(DockerApi(path)))
+    return EngineUnderTest(path)

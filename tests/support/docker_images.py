@@ -1,7 +1,7 @@
 """The simulator's images on a test's engine, without a registry: the users' Dockerfile on a base made of this machine.
 
 The base is the running interpreter, what it is linked to, a busybox and a few time zones, loaded by `docker import`.
-Images are named after their content and stay on the engine, so that the next run finds them.
+Images are named after this process and their content: made once for a run, and two runs on one engine don't meet.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Literal
 
 from support.docker_http import DockerApi, DockerApiError
+from support.real_parts import need
 
 Generation = Literal["ibc", "ibcontroller"]
 GENERATIONS: tuple[Generation, ...] = ("ibc", "ibcontroller")
 
-_REPOSITORY = "gateway-manager-test"
+_REPOSITORY = f"gateway-manager-test-{os.getpid()}"
 _ROOT = Path(__file__).parents[2]
 _CONTEXT = ("docker/simulator", "src/spreadpilot_core/ibkr/simulator")
 _PYTHON = "opt/python"
@@ -78,6 +79,14 @@ def derived_image(
 def plain_image(api: DockerApi) -> str:
     """An image that is no gateway."""
     return derived_image(api, _base(api), {}, command=["sleep", "3600"])
+
+
+def remove_images(api: DockerApi) -> None:
+    """Every image that this run made, the derived ones first."""
+    names = [name for image in api.ask("GET", "/images/json") for name in image["RepoTags"] or ()]
+    for name in sorted(names, key=lambda name: ":base-" in name):
+        if name.startswith(f"{_REPOSITORY}:"):
+            api.ask("DELETE", f"/images/{name}", force=1)
 
 
 def _has(api: DockerApi, name: str) -> bool:
@@ -175,7 +184,7 @@ def _paths_in(ldd: str) -> Iterator[Path]:
 def _add_busybox(archive: tarfile.TarFile) -> None:
     busybox = shutil.which("busybox")
     if busybox is None:
-        raise RuntimeError("no busybox: `apt-get install -y busybox-static`")
+        need("busybox", "apt-get install -y busybox-static")
     archive.add(busybox, arcname="bin/busybox")
     for applet in _APPLETS.split():
         entry = tarfile.TarInfo(f"bin/{applet}")
