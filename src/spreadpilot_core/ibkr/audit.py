@@ -8,11 +8,12 @@ Written by the courier and by commands, under one file lock; a line is on disk w
 raised and nothing was written. A full file is renamed to `audit-SERIAL.jsonl` (the serial of its first line) and the
 chain goes on in a new one; the same when something else renames it to `audit.jsonl.N`. Files are never deleted here.
 
-Standard library and filelock only, since the courier loads it.
+Standard library only, since the courier loads it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,8 +27,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from spreadpilot_core.ibkr.errors import AuditError
 
@@ -201,14 +200,10 @@ class AuditTrail:
         """The open file, while no other process appends. The caller has the turn."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with FileLock(self.path.with_suffix(".lock"), timeout=_LOCK_PATIENCE, mode=0o600):
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-                try:
+            with _opened(self.path.with_suffix(".lock")) as lock:
+                _await_lock(lock)
+                with _opened(self.path) as descriptor:
                     yield descriptor
-                finally:
-                    os.close(descriptor)
-        except Timeout:
-            raise self._unwritable(f"another program has held its lock for {_LOCK_PATIENCE:.0f} s") from None
         except OSError as error:
             raise self._unwritable(error.strerror or str(error)) from None
 
@@ -253,6 +248,29 @@ class AuditTrail:
         except OSError as error:
             msg = f"The audit trail {self.path} can't be read ({error.strerror})."
             raise AuditError(msg) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _await_lock(descriptor: int) -> None:
+    """Hold the file's lock until it is closed. (`flock` itself: some 3 µs, where filelock takes 100 for each read.)"""
+    until = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise TimeoutError(None, f"another program has held its lock for {_LOCK_PATIENCE:.0f} s") from None
+            time.sleep(0.002)
+        else:
+            return
 
 
 def actor(program: str) -> str:

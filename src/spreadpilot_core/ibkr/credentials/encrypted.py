@@ -142,7 +142,7 @@ class EncryptedCredentials:
             _check(what, value)
         with self._changing() as body:
             entry = StoredEntry(ref=path, user=user, version=_next_version(body, path), dated=_now(), origin="operator")
-            self._put(body, entry, password)
+            _put(body, entry, self._sealer(body), password)
         return _version(entry)
 
     def remember(self, found: Mapping[str, Credentials]) -> None:
@@ -153,10 +153,11 @@ class EncryptedCredentials:
             CredentialsUnavailableError: it can't be written now.
         """
         with self._changing() as body:
+            sealer = self._sealer(body)
             for ref, credentials in found.items():
                 entry = _remembered(canonical_ref(ref, mount=self._mount), credentials)
                 if _content(body["entries"].get(entry.ref)) != _content(asdict(entry)):
-                    self._put(body, entry, credentials.password)
+                    _put(body, entry, sealer, credentials.password)
 
     def remove(self, ref: str, *, only: Origin | None = None) -> bool:
         """Remove the entry, or only when it has this origin; whether there was one. Needs no key.
@@ -302,11 +303,6 @@ class EncryptedCredentials:
             )
         return _entry(path, body["entries"][path])
 
-    def _put(self, body: dict[str, Any], entry: StoredEntry, password: str) -> None:
-        sealed = self._sealer(body).seal(password.encode(), _bound(asdict(entry)))
-        fields = {name: value for name, value in asdict(entry).items() if name != "ref"}
-        body["entries"][entry.ref] = {**fields, "sealed": _text(sealed)}
-
     def _reveal(self, body: Mapping[str, Any], ref: str) -> str:
         entry = body["entries"][ref]
         return self._open(self._sealer(body), _entry(ref, entry), entry["sealed"])
@@ -330,6 +326,12 @@ def _check(what: str, value: str) -> None:
     except UntypableError as error:
         msg = f"The {what} {error}."
         raise CredentialsRefusedError(msg) from None
+
+
+def _put(body: dict[str, Any], entry: StoredEntry, sealer: Sealer, password: str) -> None:
+    sealed = sealer.seal(password.encode(), _bound(asdict(entry)))
+    fields = {name: value for name, value in asdict(entry).items() if name != "ref"}
+    body["entries"][entry.ref] = {**fields, "sealed": _text(sealed)}
 
 
 def _entry(ref: str, stored: Mapping[str, Any]) -> StoredEntry:

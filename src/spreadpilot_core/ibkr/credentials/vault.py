@@ -21,6 +21,7 @@ import hvac  # type: ignore[import-untyped]  # it ships no types
 from hvac import exceptions
 from requests import exceptions as transport
 from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
 
 from spreadpilot_core.ibkr.credentials import vault_secrets
 from spreadpilot_core.ibkr.credentials.backoff import AwayError, SharedBackoff
@@ -33,6 +34,7 @@ ANSWER_TIME = 4.0
 TRY_TIME = 5.0
 """Seconds for one whole try; four of them and the waits between stay under the 30 s a courier may be silent."""
 _RENEW_PAST = 1 / 3
+_AUTHORITIES = ("VAULT_CACERT", "VAULT_CAPATH", "REQUESTS_CA_BUNDLE")
 _CONNECTIONS = 64
 
 T = TypeVar("T")
@@ -58,6 +60,7 @@ class VaultAccess:
     def from_environment(cls, environ: Mapping[str, str], *, address: str, mount: str) -> VaultAccess:
         """Read `VAULT_TOKEN`, `VAULT_TOKEN_FILE` or `~/.vault-token`; or `VAULT_ROLE_ID` with `VAULT_SECRET_ID[_FILE]`."""
         skip = environ.get("VAULT_SKIP_VERIFY", "").lower() in {"1", "t", "true"}
+        authority = next((environ[name] for name in _AUTHORITIES if environ.get(name)), True)
         certificate, key = environ.get("VAULT_CLIENT_CERT"), environ.get("VAULT_CLIENT_KEY")
         home = environ.get("HOME")
         given = environ.get("VAULT_TOKEN_FILE") or (f"{home}/.vault-token" if home else None)
@@ -66,7 +69,7 @@ class VaultAccess:
             address=address,
             mount=mount.strip("/"),
             namespace=environ.get("VAULT_NAMESPACE") or None,
-            verify=False if skip else environ.get("VAULT_CACERT") or environ.get("VAULT_CAPATH") or True,
+            verify=authority if not skip else False,
             certificate=(certificate, key) if certificate and key else None,
             token=environ.get("VAULT_TOKEN") or None,
             token_file=Path(given) if given else None,
@@ -277,8 +280,11 @@ class _Session:
             timeout=(CONNECT_TIME, ANSWER_TIME),
             namespace=access.namespace,
         )
+        session = client.adapter.session
+        session.trust_env = False  # the environment's proxies are looked up once, not for each read; no ~/.netrc
+        session.proxies = get_environ_proxies(access.address)
         for scheme in ("http://", "https://"):
-            client.adapter.session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
+            session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
         if access.role_id:
             login = {"role_id": access.role_id, "secret_id": self._secret_id(), "mount_point": access.approle_mount}
             client.token = _data(client.auth.approle.login(**login, use_token=False), "auth")["client_token"]
