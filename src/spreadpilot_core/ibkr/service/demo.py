@@ -7,7 +7,6 @@ then things go wrong and recover. At the end, however it comes, no process and n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
@@ -41,6 +40,9 @@ _TIMINGS = {"login_form": 0.8, "answer": 0.4, "login": 1.2, "settings": 0.4}
 _ALL_RUNNING_WITHIN = 120.0
 _REFRESH = 0.25
 _HOST_GONE_WITHIN = 10.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LONGEST_PLACE = 50
+"""Characters of a temporary directory's path: Unix sockets go into it, whose paths must be short."""
 _QUIET = (events.StateChanged, events.ClientStale, events.FollowersLoaded)
 """Events that the table, or another event, tells already."""
 
@@ -53,7 +55,9 @@ def run_demo(*, count: int, once: bool, as_json: bool) -> None:
     """
     live = sys.stdout.isatty() and not as_json
     screen: Screen = LiveScreen() if live else PlainScreen(sys.stderr if as_json else sys.stdout)
-    with _temporary_directory() as directory, suppress(KeyboardInterrupt):
+    for number in _SIGNALS:  # until the loop heeds them
+        signal.signal(number, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), _temporary_directory() as directory:
         final = asyncio.run(Demo(directory, count, screen).run(once=once))
         if once:
             if as_json:
@@ -193,13 +197,12 @@ class Demo:
             self._end.set()
 
         loop = asyncio.get_running_loop()
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        for number in numbers:
+        for number in _SIGNALS:
             loop.add_signal_handler(number, ask_to_end)
         try:
             yield
         finally:
-            for number in numbers:
+            for number in _SIGNALS:
                 loop.remove_signal_handler(number)
 
 
@@ -226,10 +229,12 @@ def _rows(manager: GatewayManager) -> list[tables.Row]:
     return [each.model_dump(mode="json") for each in manager.list_gateways()]
 
 
-@contextlib.contextmanager
+@contextmanager
 def _temporary_directory() -> Iterator[Path]:
-    """Below /tmp where there is one: it holds Unix sockets, whose paths must be short."""
-    place = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108  # a directory of our own is made in it, mode 0700
+    """A directory of our own, mode 0700, gone after the block."""
+    place = tempfile.gettempdir()
+    if len(place) > _LONGEST_PLACE:
+        place = "/tmp"  # noqa: S108  # what is made in it is ours alone
     directory = Path(tempfile.mkdtemp(prefix="gateway-manager-demo-", dir=place))
     try:
         yield directory

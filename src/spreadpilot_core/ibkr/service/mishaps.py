@@ -1,4 +1,4 @@
-"""What goes wrong in the demo, one after the other, and how long each may take to be well again.
+"""What goes wrong in the demo, and how long each may take to be well again.
 
 Each mishap is done to the simulated gateway or to its login, never to the manager: what then happens is the product.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewaySnapshot, State
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayManagerError, GatewaySnapshot, State
 from spreadpilot_core.ibkr.protocols import FollowerId
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from spreadpilot_core.ibkr.service.demo_screens import Screen
+from spreadpilot_core.ibkr.tasks import Tasks
 
 _PAUSE = 3.0
 """Seconds to look at what there is before the next thing happens."""
@@ -44,18 +46,41 @@ class Stage:
         return next(each for each in self.manager.list_gateways() if each.follower_id == follower_id)
 
     async def until(self, follower_id: str, holds: Callable[[GatewaySnapshot], bool]) -> None:
-        """Wait until it holds; raises `TimeoutError` when it takes far too long."""
-        async with asyncio.timeout(_PATIENCE):
-            while not holds(self.seen(follower_id)):  # noqa: ASYNC110  # snapshots are there to be looked at
-                await asyncio.sleep(_LOOK_EVERY)
+        """Wait until it holds; raises `GatewayManagerError` when it takes far too long."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while not holds(self.seen(follower_id)):  # noqa: ASYNC110  # snapshots are there to be looked at
+                    await asyncio.sleep(_LOOK_EVERY)
+        except TimeoutError:
+            seen = self.seen(follower_id)
+            raise GatewayManagerError(
+                f"{follower_id} is still {seen.state.value} after {_PATIENCE:g} s: {seen.reason}"
+            ) from None
 
 
 async def everything_that_goes_wrong(stage: Stage) -> None:
-    """All mishaps, each on another gateway where there are enough."""
-    mishaps: tuple[Callable[[Stage, str], Awaitable[None]], ...] = (freeze, lose_link, reject_password)
-    for number, mishap in enumerate(mishaps):
-        await asyncio.sleep(_PAUSE)
-        await mishap(stage, stage.followers[number % len(stage.followers)])
+    """All mishaps, one begun after the other; each on another gateway where there are enough, so that they overlap.
+
+    Raises:
+        GatewayManagerError: a gateway did not recover.
+    """
+    turns = {follower_id: asyncio.Lock() for follower_id in stage.followers}
+    recoveries = Tasks("mishaps")
+    begun: list[asyncio.Task[None]] = []
+    try:
+        for number, mishap in enumerate((freeze, lose_link, reject_password)):
+            await asyncio.sleep(_PAUSE)
+            follower_id = stage.followers[number % len(stage.followers)]
+            begun.append(recoveries.begin(mishap.__name__, _in_turn(turns[follower_id], mishap(stage, follower_id))))
+        await asyncio.gather(*begun)
+    finally:
+        await recoveries.cancel()
+
+
+async def _in_turn(turn: asyncio.Lock, mishap: Coroutine[Any, Any, None]) -> None:
+    """One mishap at a time for each gateway."""
+    async with turn:
+        await mishap
 
 
 async def freeze(stage: Stage, follower_id: str) -> None:
