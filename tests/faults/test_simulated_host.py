@@ -28,6 +28,7 @@ from support.runtimes import (
     end_host,
     following,
     found,
+    hosts_in,
     is_alive,
     kinds,
     until,
@@ -61,17 +62,6 @@ async def place_fixture() -> AsyncIterator[SimulatedPlace]:
     place = SimulatedPlace()
     yield place
     await place.close()
-
-
-def hosts_in(directory: Path) -> set[int]:
-    """Process ids of the hosts that live in a directory, whoever started them."""
-    found_here = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            if os.fsencode(directory) in words and is_alive(int(process.name)):
-                found_here.add(int(process.name))
-    return found_here
 
 
 def open_files(process: str) -> set[str]:

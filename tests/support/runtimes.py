@@ -44,6 +44,7 @@ from support.home import free_ports
 PASSWORD = "Correct horse, battery \\ staple"
 PATIENCE = 60.0
 """Seconds for anything that takes milliseconds on an idle machine."""
+HOST_MODULE = b"spreadpilot_core.ibkr.simulator.host"
 _TIDY_END = 20.0
 """Seconds that a host gets to end by itself."""
 OPTIONS = GatewayOptions(
@@ -143,8 +144,7 @@ class SimulatedPlace(Place):
     @property
     def host_pid(self) -> int | None:
         """Process id of the directory's living host, or None."""
-        address = read_address(self.directory)
-        return address.pid if address is not None and is_alive(address.pid) else None
+        return host_of(self.directory)
 
     def operations(self, *names: str) -> list[dict[str, Any]]:
         """The operations' trail, oldest first; only the named ones, when there are any."""
@@ -195,19 +195,35 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def host_of(directory: Path) -> int | None:
+    """Process id of the directory's living host, or None; never that of a process which got a dead host's number."""
+    address = read_address(directory)
+    return address.pid if address is not None and address.pid in hosts_in(directory) else None
+
+
+def hosts_in(directory: Path) -> set[int]:
+    """Process ids of the hosts that live in a directory, whoever started them."""
+    here = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if HOST_MODULE in words and os.fsencode(directory) in words and is_alive(int(process.name)):
+                here.add(int(process.name))
+    return here
+
+
 def end_host(directory: Path, how: signal.Signals = signal.SIGTERM) -> None:
     """End the host of a directory, by its own process id, and wait until it is gone; one that doesn't end is killed."""
-    address = read_address(directory)
-    if address is None:
+    if (pid := host_of(directory)) is None:
         return
     for signal_number in (how, signal.SIGKILL):
         deadline = time.monotonic() + _TIDY_END
-        if is_alive(address.pid):
+        if is_alive(pid):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(address.pid, signal_number)
-        while is_alive(address.pid) and time.monotonic() < deadline:
+                os.kill(pid, signal_number)
+        while is_alive(pid) and time.monotonic() < deadline:
             time.sleep(0.02)
-    assert not is_alive(address.pid)
+    assert not is_alive(pid)
 
 
 # ---------------------------------------------------------------------------------------------- what tests wait for

@@ -13,6 +13,7 @@ run time by `inject`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -64,7 +65,8 @@ class SimulatedRuntime:
 
     async def open(self) -> None:
         """Reach the host, or start it; raises `RuntimeUnavailableError`. May be called again."""
-        self._closing.clear()
+        if self._closing.is_set():  # a new one: streams of before the closing must see that it happened
+            self._closing = asyncio.Event()
         self._host.open()
         await self._ask("list")
 
@@ -126,8 +128,8 @@ class SimulatedRuntime:
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
         """All events of our gateways from the first `anext` on, `GAP` first and after each reconnect, until `close`."""
-        pause = _FIRST_RECONNECT
-        while not self._closing.is_set():
+        closing, pause = self._closing, _FIRST_RECONNECT
+        while not closing.is_set():
             try:
                 async with self._host.connection() as connection:
                     _checked(await connection.ask({"op": "events"}, within=_AFTER_THE_GRACE))
@@ -137,13 +139,13 @@ class SimulatedRuntime:
                         yield _event(told)
             except RuntimeUnavailableError as error:
                 log.debug("simulated host away", reason=error.what)
-            await self._closed_within(pause)
+            await _is_set_within(closing, pause)
             pause = min(2 * pause, _LAST_RECONNECT)
 
     async def log(self, gateway: Gateway) -> AsyncIterator[str]:
         """The log lines of this life from its start, then live; ends with it, or when the runtime is closed."""
-        number = 0
-        while not self._closing.is_set():
+        closing, number = self._closing, 0
+        while not closing.is_set():
             async with self._host.connection() as connection:
                 request = {"op": "log", "container": gateway.container_id, "from": number}
                 answer = await connection.ask(request, within=_AFTER_THE_GRACE)
@@ -203,11 +205,10 @@ class SimulatedRuntime:
             return {}
         return _checked(answer)
 
-    async def _closed_within(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        except TimeoutError:
-            return
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 def _checked(answer: Answer) -> Answer:
