@@ -1,0 +1,228 @@
+"""Which of several managers acts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spreadpilot_core.ibkr.errors import StoreUnavailableError
+from spreadpilot_core.ibkr.store.mongo_versions import Version
+from spreadpilot_core.ibkr.store.term import Standing, Term
+
+
+class Clock:
+    """Time that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now
+
+
+class SharedDocument:
+    """The versioned document in memory. It may be away, and time may pass while it answers."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.version = Version("term", 0, {})
+        self.away = False
+        self.takes = 0.0
+
+    async def read(self, name: str) -> Version:
+        """The newest version."""
+        self._answer()
+        return self.version._replace(name=name)
+
+    async def write(self, read: Version, content: Mapping[str, Any]) -> bool:
+        """As an insert under a unique id."""
+        self._answer()
+        if read.number != self.version.number:
+            return False
+        self.version = Version(read.name, read.number + 1, content)
+        self.clock.now += self.takes
+        return True
+
+    def _answer(self) -> None:
+        self.clock.now += self.takes
+        if self.away:
+            raise StoreUnavailableError("MongoDB at db:27017 does not answer.")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def document(clock: Clock) -> SharedDocument:
+    return SharedDocument(clock)
+
+
+def a_term(document: SharedDocument, holder: str, engine_id: str = "engine 1") -> Term:
+    return Term(document, holder=holder, engine_id=engine_id, term=10, clock=document.clock)
+
+
+async def test_first_one_takes_it_and_the_second_stands_by(document: SharedDocument) -> None:
+    """An unheld term is taken at once; whoever comes later is told for whom it stands by."""
+    first, second = a_term(document, "host-a"), a_term(document, "host-b")
+    assert await first.step() == Standing(True, 1, "host-a", "It takes term 1 and acts.")
+    assert await second.step() == Standing(False, 1, "host-a", "It stands by: host-a holds the term and acts.")
+    assert (first.held, second.held) == (True, False)
+
+
+async def test_silent_holder_is_succeeded_on_the_same_engine(document: SharedDocument, clock: Clock) -> None:
+    """After the whole term without a sign of life, by the waiter's own clock, the waiter acts, and not before."""
+    first, second = a_term(document, "host-a"), a_term(document, "host-b")
+    await first.step()
+    await second.step()
+    clock.now += 9.9
+    assert not first.held, "the holder leaves a part of its term unused"
+    assert not (await second.step()).held
+    clock.now += 0.1
+    assert await second.step() == Standing(
+        True, 2, "host-b", "It takes over from host-a, silent for 10 s, term 2 and acts."
+    )
+
+
+async def test_holder_that_renews_keeps_it(document: SharedDocument, clock: Clock) -> None:
+    """As long as it is heard from, nobody succeeds it, and the number of the term stays."""
+    first, second = a_term(document, "host-a"), a_term(document, "host-b")
+    for _ in range(20):
+        assert (await first.step()).number == 1
+        clock.now += first.pause
+        assert first.held
+        assert not (await second.step()).held
+    assert first.pause == 2.5
+
+
+async def test_frozen_holder_finds_out_by_its_own_clock(document: SharedDocument, clock: Clock) -> None:
+    """A holder that was stopped for longer than its term does not act when it goes on, before it asks anybody."""
+    first, second = a_term(document, "host-a"), a_term(document, "host-b")
+    await first.step()
+    await second.step()
+    clock.now += 11
+    assert not first.held
+    assert (await second.step()).held
+    assert await first.step() == Standing(False, 2, "host-b", "It stands by: host-b holds the term and acts.")
+
+
+async def test_other_engine_needs_an_operators_word(document: SharedDocument, clock: Clock) -> None:
+    """On another engine silence is not enough; with the operator's word it is, but never before the term is over."""
+    first, second = a_term(document, "host-a"), a_term(document, "host-b", "engine 2")
+    await first.step()
+    assert not (await second.step(take_over=True)).held
+    clock.now += 60
+    standing = await second.step()
+    assert not standing.held
+    assert "host-a, on another engine, has been silent for 60 s" in standing.sentence
+    assert "gateway-manager run --take-over" in standing.sentence
+    assert (await second.step(take_over=True)).held
+
+
+async def test_resigning_lets_the_next_one_act_at_once(document: SharedDocument) -> None:
+    """A tidy end costs nobody a term of waiting; resigning twice is harmless."""
+    first, second = a_term(document, "host-a"), a_term(document, "host-b", "engine 2")
+    await first.step()
+    await second.step()
+    await first.resign()
+    await first.resign()
+    assert not first.held
+    assert (await second.step()).held
+
+
+async def test_restarted_manager_takes_up_its_own_term(document: SharedDocument) -> None:
+    """A manager that died and comes again under its name need not wait for itself; its former self has lost."""
+    before, after = a_term(document, "host-a"), a_term(document, "host-a")
+    await before.step()
+    assert (await after.step()).number == 2
+    assert (await after.step()).held
+
+
+async def test_unreachable_store_ends_the_term_by_time(document: SharedDocument, clock: Clock) -> None:
+    """Without the store the holder acts to the end of its term, then no more; back again and unsucceeded it goes on."""
+    first = a_term(document, "host-a")
+    await first.step()
+    document.away = True
+    clock.now += 8.9
+    with pytest.raises(StoreUnavailableError):
+        await first.step()
+    assert first.held
+    clock.now += 0.2
+    assert not first.held
+    document.away = False
+    assert await first.step() == Standing(True, 1, "host-a", "It goes on to hold term 1 and acts.")
+
+
+async def test_slow_answer_does_not_lengthen_the_term(document: SharedDocument) -> None:
+    """The term counts from before the question: with answers that take longer than the term nobody ever acts."""
+    document.takes = 5
+    first = a_term(document, "host-a")
+    assert not (await first.step()).held
+    assert not first.held
+
+
+async def test_keeper_tells_every_change_once(document: SharedDocument, clock: Clock) -> None:
+    """The loop tells when it is first known and when it changes, also that the term ended while the store was away."""
+    first, told = a_term(document, "host-a"), []
+    moved = asyncio.Event()
+
+    def hear(standing: Standing) -> None:
+        told.append(standing)
+        moved.set()
+
+    keeper = asyncio.create_task(first.keep(hear))
+    async with asyncio.timeout(30):
+        await moved.wait()
+        moved.clear()
+        document.away = True
+        clock.now += 20
+        await moved.wait()
+    keeper.cancel()
+    assert [(each.held, each.number) for each in told] == [(True, 1), (False, 1)]
+    assert told[1].sentence == "It can't hold the term and doesn't act: MongoDB at db:27017 does not answer."
+
+
+moves = st.lists(
+    st.one_of(
+        st.tuples(st.just("step"), st.integers(0, 2), st.booleans()),
+        st.tuples(st.just("time"), st.floats(0, 15), st.booleans()),
+        st.tuples(st.just("resign"), st.integers(0, 2), st.booleans()),
+        st.tuples(st.just("takes"), st.sampled_from([0.0, 0.1, 4.0, 11.0]), st.booleans()),
+    ),
+    max_size=60,
+)
+
+
+@given(moves)
+@settings(max_examples=300)
+def test_never_two_hold_it(history: list[tuple[str, Any, bool]]) -> None:
+    """Whatever is frozen, slow, away or impatient in whatever order: at no moment two managers may act."""
+    clock = Clock()
+    document = SharedDocument(clock)
+    managers = [a_term(document, name, engine) for name, engine in (("a", "1"), ("b", "1"), ("c", "2"))]
+
+    async def play() -> None:
+        for move, argument, flag in history:
+            try:
+                match move:
+                    case "step":
+                        await managers[argument].step(take_over=flag)
+                    case "time":
+                        clock.now += argument
+                        document.away = flag and not document.away
+                    case "resign":
+                        await managers[argument].resign()
+                    case "takes":
+                        document.takes = argument
+            except StoreUnavailableError:
+                pass
+            assert sum(manager.held for manager in managers) <= 1
+
+    asyncio.run(play())
