@@ -37,8 +37,11 @@ check: $(VENV)/.dev ## style, types, imports, sizes, coverage, docs
 	$(BIN)/python tools/check_coverage.py
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: $(VENV)/.dev ## every benchmark, each with the command that repeats it
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(VENV)/.dev ## every benchmark, one after the other
+	@for each in benchmarks/*.py; do \
+		name=$$(basename $$each .py); echo "== python -m benchmarks.$$name"; \
+		$(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; \
+	done
 
 soak: setup ## the long tests: hours of failures in minutes
 	$(BIN)/pytest -m soak --timeout 3600 $(ARGS)

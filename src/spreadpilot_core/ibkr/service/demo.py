@@ -43,7 +43,7 @@ _HOST_GONE_WITHIN = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LONGEST_PLACE = 50
 """Characters of a temporary directory's path: Unix sockets go into it, whose paths must be short."""
-_QUIET = (events.StateChanged, events.ClientStale, events.FollowersLoaded)
+_QUIET = (events.StateChanged, events.LoginRejected, events.ClientStale, events.FollowersLoaded)
 """Events that the table, or another event, tells already."""
 
 
