@@ -1,0 +1,196 @@
+"""A fleet on a real Docker Engine against the bare API: start, adoption, and how soon a killed container is known.
+
+    python -m benchmarks.docker_fleet [--gateways 50] [--kills 50] [--rounds 3]
+
+`bare` creates, attaches to and starts as many containers of the same configuration through the same API, as many at once as
+the manager does (4); `runtime` is the Docker runtime alone; `manager` is from `start()` until every gateway's process runs, with
+the login's time left out. The ratio is of the medians of all rounds, bare and ours in turn. Needs root and docker.io.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from spreadpilot_core.ibkr.credentials.doors import deliver
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.protocols import Gateway, Leases, RuntimeEventKind
+from spreadpilot_core.ibkr.runtimes.docker_containers import HealthCheck, container_config
+from spreadpilot_core.ibkr.runtimes.docker_engine import Engine
+from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
+from spreadpilot_core.ibkr.runtimes.images import look
+from support.docker_bench import Bench
+from support.docker_engine import EngineUnderTest, OwnEngine
+from support.docker_images import simulator_image
+from support.home import Home, free_ports
+
+AT_ONCE = 4
+PATIENCE = 600.0
+
+
+async def bare(bench: Bench, count: int) -> float:
+    """Seconds for the plain calls."""
+    runtime = await bench.runtime()
+    await runtime._network.ensure()  # noqa: SLF001  # both need the network, and it is no part of a launch
+    engine = Engine(bench.engine.socket)
+    await engine.open()
+    first, limit = free_ports(count), asyncio.Semaphore(AT_ONCE)
+    image_name = simulator_image(bench.api, "ibcontroller")
+    image = look(image_name, bench.api.ask("GET", f"/images/{image_name}/json"))
+
+    async def one(number: int) -> None:
+        spec, leases = bench.spec(f"f{number}", image=image_name), Leases(first + number, 1000 + number)
+        config = container_config(
+            image, spec, leases, naming=Naming(bench.prefix), api=engine.api, health=HealthCheck(), version="0"
+        )
+        async with limit:
+            made = await engine.create_container(f"{bench.prefix}-{number}", config)
+            door = {"kind": "docker", "socket": engine.socket, "container": made, "api_version": engine.api_version}
+            await asyncio.to_thread(deliver, door, b"password")
+            await engine.start_container(made)
+
+    begun = time.perf_counter()
+    await asyncio.gather(*map(one, range(count)))
+    took = time.perf_counter() - begun
+    await engine.close()
+    return took
+
+
+async def through_the_runtime(bench: Bench, count: int, kills: int) -> tuple[float, list[float]]:
+    """Seconds for the runtime, and the seconds after which each killed container was known."""
+    runtime = await bench.runtime()
+    first, limit = free_ports(count), asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> Gateway:
+        spec = bench.spec(f"f{number}")
+        async with limit:
+            await runtime.prepare(spec)
+            created = await runtime.create(spec, Leases(first + number, 1000 + number))
+            await asyncio.to_thread(deliver, created.door, b"password")
+            return await runtime.start(created.container_id)
+
+    begun = time.perf_counter()
+    gateways = await asyncio.gather(*map(one, range(count)))
+    took = time.perf_counter() - begun
+    await asyncio.sleep(2)
+    events, latencies = runtime.events(), []
+    await anext(events)
+    for gateway in gateways[:kills]:
+        begun = time.perf_counter()
+        killing = asyncio.create_task(
+            asyncio.to_thread(bench.api.ask, "POST", f"/containers/{gateway.container_id}/kill")
+        )
+        async for event in events:
+            if event.kind is RuntimeEventKind.DIED and event.container_id == gateway.container_id:
+                latencies.append(time.perf_counter() - begun)
+                break
+        await killing
+    return took, latencies
+
+
+async def through_the_manager(bench: Bench, count: int) -> tuple[float, float, float]:
+    """Seconds until every process runs, until every gateway is ready, and until a next manager has adopted all."""
+    home = Home()
+    first = free_ports(count)
+    settings = {
+        "runtime_url": "docker:",
+        "docker_host": f"unix://{bench.engine.socket}",
+        "container_prefix": bench.prefix,
+        "gateway_image": simulator_image(bench.api, "ibcontroller"),
+        "port_range_start": first,
+        "port_range_end": first + count - 1,
+        "max_startup_time": PATIENCE,
+        "stop_grace": 30.0,
+        "log_level": "error",
+    }
+    names = [f"f{number}" for number in range(count)]
+    await home.add(*names)
+    manager = home.manager(**settings)
+    begun = time.perf_counter()
+    await manager.start()
+    await until(lambda: sum(one.container is not None for one in manager.list_gateways()) == count)
+    launched = time.perf_counter() - begun
+    await until(lambda: all(map(manager.is_healthy, names)))
+    ready = time.perf_counter() - begun
+    await manager.detach()
+    successor = GatewayManager(**{**home.settings, **settings})
+    begun = time.perf_counter()
+    await successor.start()
+    await until(lambda: all(map(successor.is_healthy, names)))
+    adopted = time.perf_counter() - begun
+    await successor.stop()
+    await home.end()
+    return launched, ready, adopted
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Poll, seldom enough to cost nothing."""
+    deadline = time.perf_counter() + PATIENCE
+    while not condition():
+        if time.perf_counter() > deadline:
+            raise TimeoutError
+        await asyncio.sleep(0.02)
+
+
+async def measure(own: OwnEngine, gateways: int, kills: int, rounds: int) -> None:
+    """Run every round and print."""
+    times: dict[str, list[float]] = {"bare": [], "runtime": [], "manager": [], "ready": [], "adoption": []}
+    known: list[float] = []
+    for _ in range(rounds):
+        for name in ("bare", "runtime", "manager"):
+            bench = Bench(EngineUnderTest(own.socket, own))
+            if name == "bare":
+                times[name].append(await bare(bench, gateways))
+            elif name == "runtime":
+                took, latencies = await through_the_runtime(bench, gateways, kills)
+                times[name].append(took)
+                known += latencies
+            else:
+                launched, ready, adopted = await through_the_manager(bench, gateways)
+                times["manager"].append(launched)
+                times["ready"].append(ready)
+                times["adoption"].append(adopted)
+            await bench.close()
+    middle = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{gateways} gateways, {rounds} rounds, medians:")
+    print(f"  bare create, attach, start   {middle['bare']:7.2f} s")
+    for name in ("runtime", "manager"):
+        print(f"  {name:27}  {middle[name]:7.2f} s   {middle[name] / middle['bare']:.2f} times bare")
+    print(f"  manager, every gateway ready {middle['ready']:7.2f} s")
+    print(f"  adoption by the next manager {middle['adoption']:7.2f} s")
+    known.sort()
+    if known:
+        p99 = known[min(len(known) - 1, int(len(known) * 0.99))]
+        print(
+            f"  killed container known       median {statistics.median(known) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
+        )
+
+
+def main() -> None:
+    """Parse, start an engine of our own, measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gateways", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    own = OwnEngine()
+    try:
+        own.start()
+        with own.inside():
+            asyncio.run(measure(own, asked.gateways, asked.kills, asked.rounds))
+    finally:
+        own.close()
+
+
+if __name__ == "__main__":
+    main()
