@@ -14,8 +14,7 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -35,8 +34,10 @@ from spreadpilot_core.ibkr.protocols import (
     Record,
     Roster,
     RuntimeEventKind,
+    Standing,
     Term,
 )
+from spreadpilot_core.ibkr.reaching import Reaching
 from spreadpilot_core.ibkr.reporting import Reporter
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
@@ -44,23 +45,27 @@ from spreadpilot_core.ibkr.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
-NOT_ACTING = "This manager does not hold the term: another one acts, or may."
 RECORDS_FIRST = 3.0
 """Seconds that adopting waits for the records, which say more than labels do."""
-RETRY_FIRST, RETRY_CAP = 0.5, 15.0
-"""Seconds between two tries to reach something that is away."""
 
 
 class Fleet:
     """All gateways of one manager."""
 
-    def __init__(self, house: House, followers: FollowerStore, settings: Settings, term: Term | None = None) -> None:
+    def __init__(
+        self,
+        house: House,
+        followers: FollowerStore,
+        settings: Settings,
+        make_term: Callable[[str], Term] | None = None,
+    ) -> None:
         self._house = house
-        self._term = term
+        self._reaching = Reaching(house.bus, house.clock)
+        self._make_term = make_term
+        self._term: Term | None = None
         self._acts = asyncio.Event()
         """Set while this manager holds the term; set for good where there is only one."""
+        self._standing = "It is being found out which manager acts."
         self._followers = followers
         self._settings = settings
         self._tasks = Tasks("fleet")
@@ -88,11 +93,10 @@ class Fleet:
 
     def begin(self) -> None:
         """Start every loop; nothing here waits."""
-        if self._term is None:
+        if self._make_term is None:
             self._acts.set()
         else:
-            self._runtime_fault = "It is being found out which manager acts."
-            self._tasks.begin("keep the term", self._term.follow(self._term_changed))
+            self._tasks.begin("keep the term", self._keep_term(self._make_term))
         self._tasks.begin("read the records", self._read_records())
         self._tasks.begin("find what is there", self._find_what_is_there())
         self._tasks.begin("follow the runtime", self._follow_runtime())
@@ -131,6 +135,9 @@ class Fleet:
         """End every loop and let go of every gateway as it is."""
         await self._tasks.cancel()
         await self._supervising.cancel()
+        if self._term is not None:
+            with contextlib.suppress(UnavailableError):
+                await self._term.resign()
         await self._reporter.close()
         self.ready.clear()
         await self._followers.close()
@@ -140,8 +147,8 @@ class Fleet:
     async def _read_records(self) -> None:
         """What must survive; until it was read, nobody logs in and no record is written."""
         await self._acts.wait()
-        records = await self._until_reached("record store", self._house.ledger.open)
-        open_logins = await self._until_reached("record store", self._house.ledger.unsettled)
+        records = await self._reaching.until_reached("record store", self._house.ledger.open)
+        open_logins = await self._reaching.until_reached("record store", self._house.ledger.unsettled)
         self._records = records
         self._open_logins = {attempt.follower_id: attempt for attempt in open_logins}
         self._records_known.set()
@@ -158,11 +165,11 @@ class Fleet:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RECORDS_FIRST):
                 await self._records_known.wait()
-        await self._until_reached("runtime", self._house.runtime.open, tell=self._runtime_away)
+        await self._reaching.until_reached("runtime", self._house.runtime.open, tell=self._runtime_away)
         while True:
             self._relist_asked.clear()
             busy = {each for each, supervisor in self.supervisors.items() if supervisor.slot.is_busy_with_container}
-            found = await self._until_reached("runtime", self._house.runtime.find, tell=self._runtime_away)
+            found = await self._reaching.until_reached("runtime", self._house.runtime.find, tell=self._runtime_away)
             self._take_list({gateway.follower_id: gateway for gateway in found}, busy)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.full_comparison_interval):
@@ -187,24 +194,26 @@ class Fleet:
             self._listed.set()
             self._apply_roster()
 
-    def _term_changed(self) -> None:
+    async def _keep_term(self, make_term: Callable[[str], Term]) -> None:
+        await self._reaching.until_reached("runtime", self._house.runtime.open, tell=self._runtime_away)
+        self._term = make_term(await self._reaching.until_reached("runtime", self._house.runtime.engine_id))
+        await self._term.keep(self._term_changed, take_over=self._settings.take_over)
+
+    def _term_changed(self, standing: Standing) -> None:
         """Gained: look at everything anew. Lost: create, start and remove nothing, and keep what is connected."""
-        assert self._term is not None
-        sentence = self._term.standing_by_for
-        if self._term.is_held:
-            if not self._acts.is_set() and self._records_known.is_set():
-                self._tasks.begin("read the records again", self._read_records())
-            self._acts.set()
-            self._relist_asked.set()
-        else:
+        self._standing = standing.sentence
+        self._house.bus.publish(events.NoticeGiven(at=self._house.clock(), sentence=standing.sentence))
+        if not standing.held:
             self._acts.clear()
             for supervisor in self.supervisors.values():
                 supervisor.slot.make_way()
-            if not self._listed.is_set() and sentence is not None:
-                self._runtime_away(sentence)
-        if sentence is not None:
-            log.warning("standing by", sentence=sentence)
-            self._house.bus.publish(events.NoticeGiven(at=self._house.clock(), sentence=sentence))
+            if not self._listed.is_set():
+                self._runtime_away(standing.sentence)
+        elif not self._acts.is_set():
+            self._acts.set()
+            self._relist_asked.set()
+            if self._records_known.is_set():
+                self._tasks.begin("read the records again", self._read_records())
         self._apply_roster()
 
     async def _settle_left_open(self, attempt: LoginAttempt) -> None:
@@ -237,10 +246,10 @@ class Fleet:
     # ------------------------------------------------------------------ who is wanted
 
     async def _read_followers(self) -> None:
-        await self._until_reached("follower store", self._followers.open)
+        await self._reaching.until_reached("follower store", self._followers.open)
         while True:
             self._reload_asked.clear()
-            roster = await self._until_reached("follower store", self._followers.load)
+            roster = await self._reaching.until_reached("follower store", self._followers.load)
             self._take_roster(roster)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.full_comparison_interval):
@@ -283,7 +292,7 @@ class Fleet:
                 continue
             fault = roster.faulty.get(follower_id)
             if not self._acts.is_set():
-                self._want(supervisor, Wanted.KEEP, NOT_ACTING)
+                self._want(supervisor, Wanted.KEEP, self._standing)
             elif fault is not None:
                 self._want(supervisor, Wanted.INVALID, fault.fault)
             else:
@@ -293,7 +302,7 @@ class Fleet:
         supervisor.follower = follower
         supervisor.spec = spec_for(follower, self._house.options)
         if not self._acts.is_set():
-            self._want(supervisor, Wanted.KEEP, NOT_ACTING)
+            self._want(supervisor, Wanted.KEEP, self._standing)
         elif not self._records_known.is_set():
             self._want(supervisor, Wanted.KEEP, "The records were not read yet.")
         elif not follower.enabled:
@@ -377,22 +386,3 @@ class Fleet:
                 with contextlib.suppress(GatewayManagerError):
                     supervisor.newest_version = await self._house.desk.version(supervisor.follower.vault_secret_ref)
                     supervisor.wake()
-
-    async def _until_reached(
-        self, what: str, work: Callable[[], Awaitable[T]], *, tell: Callable[[str], None] | None = None
-    ) -> T:
-        """Try until it is there, with growing pauses; said once per cause."""
-        pause, said = RETRY_FIRST, ""
-        while True:
-            try:
-                return await work()
-            except UnavailableError as error:
-                sentence = str(error)
-            if sentence != said:
-                said = sentence
-                log.warning("unavailable", what=what, sentence=sentence)
-                self._house.bus.publish(events.NoticeGiven(at=self._house.clock(), sentence=sentence))
-            if tell is not None:
-                tell(sentence)
-            await asyncio.sleep(pause)
-            pause = min(RETRY_CAP, pause * 2)

@@ -102,7 +102,7 @@ class GatewayManager:
             if self._fleet is not None:
                 return
             opened = await asyncio.to_thread(open_house, self.settings, self._ib_factory, self._bus)
-            fleet = Fleet(opened.house, opened.followers, self.settings)
+            fleet = Fleet(opened.house, opened.followers, self.settings, opened.make_term)
             opened.watched.watch(fleet.view)
             self._opened, self._fleet, self._ready = opened, fleet, fleet.ready
             try:

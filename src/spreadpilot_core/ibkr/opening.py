@@ -17,24 +17,34 @@ from spreadpilot_core.ibkr.events import EventBus
 from spreadpilot_core.ibkr.house import House, limits_of, utc_now
 from spreadpilot_core.ibkr.leases import ClientIdLeases, PortLeases
 from spreadpilot_core.ibkr.ledger import Ledger
-from spreadpilot_core.ibkr.protocols import CredentialDesk, FollowerStore, GatewayRuntime, RecordStore
+from spreadpilot_core.ibkr.protocols import CredentialDesk, FollowerStore, GatewayRuntime, RecordStore, Term
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.state_dir import own
 
 
 class Watched:
-    """The fleet as its own house sees it: the house is built first, the fleet into it."""
+    """What the house asks of those that are made after it: how the fleet stands, and whether this manager may act."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, needs_term: bool) -> None:
         self._view: Callable[[], FleetView] = FleetView
+        self._needs_term = needs_term
+        self._term: Term | None = None
 
     def watch(self, view: Callable[[], FleetView]) -> None:
         """From now on this is the fleet."""
         self._view = view
 
+    def act_by(self, term: Term) -> None:
+        """From now on this term decides who acts."""
+        self._term = term
+
     def view(self) -> FleetView:
         """The whole, for evidence."""
         return self._view()
+
+    def may_act(self) -> bool:
+        """Whether this manager may create, start and remove now."""
+        return not self._needs_term if self._term is None else self._term.held
 
 
 @dataclass(slots=True)
@@ -43,6 +53,8 @@ class Opened:
 
     house: House
     followers: FollowerStore
+    make_term: Callable[[str], Term] | None
+    """The term for this engine id, where several managers may share the records; None: there is only this one."""
     watched: Watched
     _held: ExitStack
 
@@ -67,8 +79,8 @@ def open_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: Ev
     held = ExitStack()
     try:
         held.enter_context(own(settings.state_dir))
-        followers, records = _stores(settings)
-        watched = Watched()
+        watched = Watched(needs_term=settings.store.startswith("mongodb:"))
+        followers, records, make_term = _stores(settings, watched)
         house = House(
             runtime=_runtime(settings, f"{socket.gethostname()}:{os.getpid()}"),
             desk=_desk(settings),
@@ -82,21 +94,31 @@ def open_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: Ev
             options=settings.gateway_options,
             heartbeat_timeout=settings.heartbeat_timeout,
             fleet_view=watched.view,
+            may_act=watched.may_act,
         )
     except BaseException:
         held.close()
         raise
-    return Opened(house=house, followers=followers, watched=watched, _held=held)
+    return Opened(house=house, followers=followers, make_term=make_term, watched=watched, _held=held)
 
 
-def _stores(settings: Settings) -> tuple[FollowerStore, RecordStore]:
-    if settings.store.startswith("mongodb:"):
-        from spreadpilot_core.ibkr.store.mongodb import MongoFollowers, MongoRecords
+def _stores(settings: Settings, watched: Watched) -> tuple[FollowerStore, RecordStore, Callable[[str], Term] | None]:
+    if not settings.store.startswith("mongodb:"):
+        from spreadpilot_core.ibkr.store.local import LocalFollowers, LocalRecords
 
-        return MongoFollowers.from_settings(settings), MongoRecords.from_settings(settings)
-    from spreadpilot_core.ibkr.store.local import LocalFollowers, LocalRecords
+        return LocalFollowers.from_settings(settings), LocalRecords.from_settings(settings), None
+    from spreadpilot_core.ibkr.store.mongodb import MongoFollowers, MongoRecords, MongoTerm
 
-    return LocalFollowers.from_settings(settings), LocalRecords.from_settings(settings)
+    records = MongoRecords.from_settings(settings)
+    records.holds_term = watched.may_act
+
+    def make_term(engine_id: str) -> Term:
+        holder = f"{socket.gethostname()}:{settings.state_dir.absolute()}"
+        term = MongoTerm.from_settings(settings, holder=holder, engine_id=engine_id)
+        watched.act_by(term)
+        return term
+
+    return MongoFollowers.from_settings(settings), records, make_term
 
 
 def _runtime(settings: Settings, manager_id: str) -> GatewayRuntime:

@@ -15,11 +15,12 @@ Times are aware `datetime`s in UTC. Durations are `float` seconds.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Literal, Protocol
 
+from spreadpilot_core.ibkr.followers import FaultyRecord, Follower, Roster, TradingMode
 from spreadpilot_core.ibkr.gateway_options import GatewayOptions
 from spreadpilot_core.ibkr.records import (
     AttemptId,
@@ -60,6 +61,7 @@ __all__ = [
     "RuntimeEvent",
     "RuntimeEventKind",
     "RuntimeState",
+    "Standing",
     "Term",
     "TradingMode",
 ]
@@ -68,54 +70,7 @@ Dialect = Literal["ibc", "ibcontroller"]
 """Which controller types the login, and so how its log reads and how it wants its password file."""
 
 
-class TradingMode(str, Enum):
-    """Paper is the default everywhere; live is only ever what a record says."""
-
-    PAPER = "paper"
-    LIVE = "live"
-
-
 # ---------------------------------------------------------------------------------------------- followers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Follower:
-    """The usable record of one account owner."""
-
-    id: FollowerId
-    vault_secret_ref: str
-    enabled: bool = False
-    state: str = "ACTIVE"
-    trading_mode: TradingMode = TradingMode.PAPER
-    account: str | None = None
-    """The IBKR account that the login must manage; None accepts any."""
-    phone_owner: str | None = None
-    """Who approves this login on a phone; None means the IBKR user. Paper logins need no approval."""
-    region: str | None = None
-    """The account's home data centre, a key of `deciding.reset_windows`; None means North America."""
-    gateway: GatewayOptions = field(default_factory=GatewayOptions)
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether this follower should have a gateway, by its record alone."""
-        return self.enabled and self.state == "ACTIVE"
-
-
-@dataclass(frozen=True, slots=True)
-class FaultyRecord:
-    """A record that can't be used. `id` is the record's own where it has one, else its place ("record 7")."""
-
-    id: str
-    fault: str
-    """One sentence: which field, which value, what is allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Roster:
-    """All that one read of the follower store found."""
-
-    usable: Mapping[FollowerId, Follower]
-    faulty: Mapping[str, FaultyRecord]
 
 
 class FollowerStore(Protocol):
@@ -182,22 +137,33 @@ class RecordStore(Protocol):
         """Replace the mappings by these and append these history entries (an id already there is skipped)."""
 
 
+class Standing(Protocol):
+    """What a term says of this manager at one moment."""
+
+    @property
+    def held(self) -> bool:
+        """Whether this manager acts."""
+
+    @property
+    def sentence(self) -> str:
+        """Who acts, and since or until when."""
+
+
 class Term(Protocol):
     """Which of several managers on one record store may create, start and remove. An embedded store has one manager only."""
 
     @property
-    def is_held(self) -> bool:
-        """Whether this manager may act now, by its own monotonic clock; False from the instant at which it lapsed."""
+    def held(self) -> bool:
+        """Whether this manager may act now, by a clock of its own: False from the instant at which it lapsed."""
 
-    @property
-    def standing_by_for(self) -> str | None:
-        """A sentence while another manager acts, or nobody may: who, and what ends it."""
+    async def keep(self, told: Callable[[Standing], None], *, take_over: bool = False) -> None:
+        """Take, renew, lose, take again, until cancelled; `told` is called whenever that changes.
 
-    async def follow(self, on_change: Callable[[], None]) -> None:
-        """Acquire, renew, lose, acquire again, until cancelled; `on_change` is called whenever one of the two changed."""
+        `take_over` is an operator's word that a silent manager on another engine is gone with its gateways.
+        """
 
-    async def close(self) -> None:
-        """Give the term back, so that the next manager need not wait; safe to call twice and when never held."""
+    async def resign(self) -> None:
+        """Give it back, so that the next manager need not wait. Raises `StoreUnavailableError`."""
 
 
 # ---------------------------------------------------------------------------------------------- credentials
@@ -355,6 +321,9 @@ class GatewayRuntime(Protocol):
 
     async def close(self) -> None:
         """Let go without touching any gateway; safe to call twice and when never opened."""
+
+    async def engine_id(self) -> str:
+        """Names what the containers run on: two managers that see the same containers get the same answer."""
 
     async def prepare(self, spec: GatewaySpec) -> Dialect:
         """Have everything at hand that `create` needs (the image), and say which controller it holds."""

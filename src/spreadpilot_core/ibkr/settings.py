@@ -85,6 +85,13 @@ class Settings(BaseSettings):
     credentials_passphrase_file: Path | None = None
     """A file with a passphrase instead of a key file."""
 
+    # ------------------------------------------------------------------ several managers on one MongoDB
+
+    term: Annotated[float, Field(ge=1)] = 10
+    """Seconds without a sign of life after which another manager on the same database takes over."""
+    take_over: bool = False
+    """An operator's word that a silent manager on another engine is gone with its gateways (`run --take-over`)."""
+
     # ------------------------------------------------------------------ how it acts
 
     on_sigterm: Literal["stop", "detach"] = "stop"

@@ -120,6 +120,10 @@ class DockerRuntime:
 
     # ------------------------------------------------------------------ launching
 
+    async def engine_id(self) -> str:
+        """The engine's own id."""
+        return f"docker:{await self._engine.identity()}"
+
     async def prepare(self, spec: GatewaySpec) -> Dialect:
         """Have the image at hand and tell its controller."""
         image = await self._images.at_hand(spec)

@@ -102,6 +102,11 @@ class Engine:
 
     # ------------------------------------------------------------------ containers
 
+    async def identity(self) -> str:
+        """The engine's own id, which outlives its restarts."""
+        async with self._asking("ask the engine for its id"):
+            return str((await self._client.system.info())["ID"])
+
     async def containers(self, labels: Sequence[str]) -> list[dict[str, Any]]:
         """Every container, in any state, that has all of `labels` ("key" or "key=value")."""
         async with self._asking("list containers"):

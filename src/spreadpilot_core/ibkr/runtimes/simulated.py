@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -74,6 +75,10 @@ class SimulatedRuntime:
         """End streams and waiting calls without touching any gateway; safe to call twice and when never opened."""
         self._closing.set()
         self._host.close()
+
+    async def engine_id(self) -> str:
+        """This host and the directory, whose managers share one engine."""
+        return f"simulated:{socket.gethostname()}:{await asyncio.to_thread(self.directory.resolve)}"
 
     async def prepare(self, spec: GatewaySpec) -> Dialect:
         """Say which controller the gateway will have: the image's contract where it is given, else the scripts file's."""

@@ -106,6 +106,11 @@ class MongoRecords:
         await self._database.close()
         await self._outbox.close()
 
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for the server."""
+        return self._outbox.size + (self._mappings_due is not None)
+
     # ------------------------------------------------------------------ records
 
     async def load(self) -> Mapping[FollowerId, Record]:
@@ -237,7 +242,7 @@ class MongoRecords:
     async def _write_kept(self) -> None:
         """Try until nothing waits any more."""
         pause, longest = RETRY_AFTER
-        while self._outbox.size or self._mappings_due is not None:
+        while self.waiting:
             try:
                 await self._caught_up()
             except StoreUnavailableError:
@@ -247,7 +252,7 @@ class MongoRecords:
 
     async def _caught_up(self) -> None:
         """Write all that waits, in order. Raises `StoreUnavailableError` and keeps what is left."""
-        if self._outbox.size == 0 and self._mappings_due is None:
+        if not self.waiting:
             return
         async with self._order:
             while entries := await self._outbox.oldest(AT_ONCE):
