@@ -143,7 +143,7 @@ async def found(runtime: SimulatedRuntime) -> dict[str, Gateway]:
 
 
 async def test_a_standby_takes_over_from_a_killed_holder_and_restarts_nothing(home: Home, server: MongoServer) -> None:
-    """kill -9 of the holder, back and forth: the other one acts after the term, and no gateway notices."""
+    """After kill -9 of the holder, back and forth: the other one acts after the term, and no gateway notices."""
     one, two, runtime = await pair(home, server)
     try:
         await one.start()
