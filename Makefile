@@ -5,6 +5,7 @@ VENV := .venv
 CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 ARGS ?=
+MINUTES ?= 10
 # What `make lock` runs; uv is needed for nothing else.
 UV ?= uv
 LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
@@ -37,14 +38,11 @@ check: $(VENV)/.dev ## style, types, imports, sizes, coverage, docs
 	$(BIN)/python tools/check_coverage.py
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: $(VENV)/.dev ## every benchmark, one after the other
-	@for each in benchmarks/*.py; do \
-		name=$$(basename $$each .py); echo "== python -m benchmarks.$$name"; \
-		$(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; \
-	done
+bench: $(VENV)/.dev ## every benchmark, one after the other (ARGS="get_client large_fleet")
+	$(BIN)/python -m benchmarks $(ARGS)
 
-soak: setup ## the long tests: hours of failures in minutes
-	$(BIN)/pytest -m soak --timeout 3600 $(ARGS)
+soak: setup ## the long tests: a fleet in trouble for MINUTES=10, compared exactly at the end
+	MINUTES=$(MINUTES) $(BIN)/pytest -m soak $(ARGS)
 
 docs: $(VENV)/.dev ## the documentation on http://127.0.0.1:8000
 	$(BIN)/mkdocs serve

@@ -1,0 +1,131 @@
+"""Where a benchmark's manager lives: a temporary state directory, followers with logins, and free ports."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.store.followers_file import FILE_NAME
+from spreadpilot_core.ibkr.telemetry import set_up_logs
+
+LONGEST = 300.0
+"""Seconds after which a benchmark that does not get on is given up."""
+
+
+class Place:
+    """One state directory; every setting that is not named here has its default."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        self.directory = directory
+        self.followers = tuple(f"follower_{each}" for each in range(count))
+        self.enabled: tuple[str, ...] = ()
+        """Those that are in the followers' file."""
+        first = _free_ports(count)
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
+        self.settings: dict[str, Any] = {
+            **defaults,
+            "state_dir": directory,
+            "store_url": "local:",
+            "runtime_url": "simulated:",
+            "container_prefix": "bench",
+            "vault_enabled": False,
+            "port_range_start": first,
+            "port_range_end": first + count - 1,
+            "stop_grace": 5.0,
+        }
+        store = EncryptedCredentials.at(directory)
+        for follower in self.followers:
+            store.set(f"ibkr/{follower}", f"user-of-{follower}", "password-of-a-benchmark")
+
+    def enable(self, count: int | None = None) -> None:
+        """Write the followers' file, with the first `count` followers in it."""
+        self.enabled = self.followers[:count]
+        table = '[[follower]]\nid = "{0}"\nvault_secret_ref = "ibkr/{0}"\nenabled = true\n'
+        text = "\n".join(table.format(follower) for follower in self.enabled)
+        fresh = self.directory / "followers.fresh"
+        fresh.write_text(text)
+        fresh.rename(self.directory / FILE_NAME)
+
+    def manager(self, **settings: Any) -> GatewayManager:
+        """A manager, not started."""
+        return GatewayManager(**{**self.settings, **settings})
+
+    def runtime(self) -> SimulatedRuntime:
+        """Another client of the same engine, to plant faults with."""
+        return SimulatedRuntime.from_settings(Settings.read(**self.settings), manager_id="benchmark")
+
+
+@contextmanager
+def place(count: int, *, enabled: int | None = None) -> Iterator[Place]:
+    """A place with `count` followers that has logs as a service has: JSON lines in a file."""
+    directory = Path(tempfile.mkdtemp(prefix="gm-bench-", dir="/tmp"))  # short: it holds Unix sockets
+    try:
+        with (directory / "manager.log").open("w") as log:
+            set_up_logs(form="json", stream=log)
+            here = Place(directory, count)
+            here.enable(enabled)
+            yield here
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@asynccontextmanager
+async def hosted(here: Place) -> AsyncIterator[SimulatedRuntime]:
+    """The gateways' host runs during the block; nothing of it is left afterwards."""
+    runtime = here.runtime()
+    await runtime.open()
+    try:
+        yield runtime
+    finally:
+        await runtime.ask_host("shutdown")
+        await runtime.close()
+
+
+@asynccontextmanager
+async def started(here: Place, **settings: Any) -> AsyncIterator[tuple[GatewayManager, SimulatedRuntime]]:
+    """A started manager and the engine below it, with all gateways ready."""
+    async with hosted(here) as runtime:
+        manager = here.manager(**settings)
+        try:
+            await manager.start()
+            await until_all_ready(manager, here.enabled)
+            yield manager, runtime
+        finally:
+            await manager.detach()
+
+
+async def until_all_ready(manager: GatewayManager, followers: Sequence[str]) -> None:
+    """Wait until every gateway is healthy."""
+    waiting = list(followers)
+    async with asyncio.timeout(LONGEST):
+        while waiting := [each for each in waiting if not manager.is_healthy(each)]:  # noqa: ASYNC110  # as any caller would
+            await asyncio.sleep(0.05)
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` ports in a row that are free now, below the range of outgoing connections."""
+    for first in range(10_000, 32_000 - count, count):
+        if all(_is_free(first + each) for each in range(count)):
+            return first
+    msg = f"There are no {count} free ports in a row."
+    raise RuntimeError(msg)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
