@@ -37,7 +37,7 @@ from spreadpilot_core.ibkr.protocols import (
     Standing,
     Term,
 )
-from spreadpilot_core.ibkr.reaching import Reaching
+from spreadpilot_core.ibkr.reaching import Reaching, kept_going
 from spreadpilot_core.ibkr.reporting import Reporter
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
@@ -97,12 +97,15 @@ class Fleet:
             self._acts.set()
         else:
             self._tasks.begin("keep the term", self._keep_term(self._make_term))
-        self._tasks.begin("read the records", self._read_records())
-        self._tasks.begin("find what is there", self._find_what_is_there())
-        self._tasks.begin("follow the runtime", self._follow_runtime())
-        self._tasks.begin("read the followers", self._read_followers())
-        self._tasks.begin("hear of changed followers", self._hear_of_changes())
-        self._tasks.begin("look at the secrets' versions", self._look_at_versions())
+        for name, work in (
+            ("read the records", self._read_records),
+            ("find what is there", self._find_what_is_there),
+            ("follow the runtime", self._follow_runtime),
+            ("read the followers", self._read_followers),
+            ("hear of changed followers", self._hear_of_changes),
+            ("look at the secrets' versions", self._look_at_versions),
+        ):
+            self._tasks.begin(name, kept_going(name, work))
         self._reporter.begin()
 
     async def first_look(self, timeout: float) -> None:  # noqa: ASYNC109  # a courtesy, not a deadline

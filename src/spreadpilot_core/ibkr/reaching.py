@@ -1,4 +1,8 @@
-"""Trying until something that is away is there again; said once per cause."""
+"""Trying until something that is away is there again; said once per cause.
+
+Whatever goes wrong is tried again, a refusal and a mistake of ours included: a loop of the fleet that ended would leave
+every gateway unwatched, and nobody would notice.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import TypeVar
 
 import structlog
 
-from spreadpilot_core.ibkr.errors import UnavailableError
+from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.events import EventBus, NoticeGiven
 
 log = structlog.get_logger(__name__)
@@ -35,8 +39,11 @@ class Reaching:
         while True:
             try:
                 return await work()
-            except UnavailableError as error:
+            except GatewayManagerError as error:
                 sentence = str(error)
+            except Exception as bug:
+                log.exception("failed in a way nobody foresaw", what=what)
+                sentence = f"The {what} can't be used: {bug!r}."
             if sentence != said:
                 said = sentence
                 log.warning("unavailable", what=what, sentence=sentence)
@@ -45,3 +52,15 @@ class Reaching:
                 tell(sentence)
             await asyncio.sleep(pause)
             pause = min(RETRY_CAP, pause * 2)
+
+
+async def kept_going(what: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Do work that ends only when it is over; one that fails begins again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("began again after a failure", what=what)
+            await asyncio.sleep(RETRY_FIRST)
+        else:
+            return
