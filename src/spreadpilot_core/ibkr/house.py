@@ -17,6 +17,7 @@ from spreadpilot_core.ibkr.leases import ClientIdLeases, PortLeases
 from spreadpilot_core.ibkr.ledger import Ledger
 from spreadpilot_core.ibkr.protocols import CredentialDesk, Follower, GatewayRuntime, GatewaySpec
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.turns import Turns
 
 
 def utc_now() -> datetime:
@@ -44,6 +45,8 @@ class House:
     """Whether this manager still holds its term; asked right before everything that changes a container."""
     clock: Callable[[], datetime] = utc_now
     fleet_view: Callable[[], FleetView] = field(default=FleetView)
+    turns: Turns = field(default_factory=Turns)
+    """Whose cycle it is."""
 
 
 def limits_of(settings: Settings) -> Limits:

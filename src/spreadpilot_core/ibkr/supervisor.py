@@ -97,13 +97,14 @@ class GatewaySupervisor:
             await self._let_go()
 
     async def _cycle(self) -> None:
-        self._wake.clear()
-        asked = self.requests.begin_cycle()
-        seen = self._observe()
-        decision = decide(self._memory, seen, self._house.fleet_view(), self._house.clock())
-        self._publish(decision, seen)
-        self._begin(decision)
-        self.requests.end_cycle(asked)
+        async with self._house.turns:
+            self._wake.clear()
+            asked = self.requests.begin_cycle()
+            seen = self._observe()
+            decision = decide(self._memory, seen, self._house.fleet_view(), self._house.clock())
+            self._publish(decision, seen)
+            self._begin(decision)
+            self.requests.end_cycle(asked)
         await self._wake_within(decision.recheck_after)
 
     def wake(self) -> None:
