@@ -35,6 +35,7 @@ check: $(VENV)/.dev ## style, types, imports, sizes, coverage, docs
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/python tools/check_repository.py
+	$(BIN)/python tools/write_settings.py --check
 	$(BIN)/python tools/check_coverage.py
 	$(BIN)/mkdocs build --strict --quiet
 
@@ -42,7 +43,7 @@ bench: $(VENV)/.dev ## every benchmark, one after the other (ARGS="get_client la
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: setup ## the long tests: a fleet in trouble for MINUTES=10, compared exactly at the end
-	MINUTES=$(MINUTES) $(BIN)/pytest -m soak $(ARGS)
+	MINUTES=$(MINUTES) $(BIN)/pytest -m soak --timeout $$(($(MINUTES) * 60 + 900)) $(ARGS)
 
 docs: $(VENV)/.dev ## the documentation on http://127.0.0.1:8000
 	$(BIN)/mkdocs serve
