@@ -78,7 +78,12 @@ class MongoServer:
     def signal(self, number: signal.Signals) -> None:
         """SIGSTOP and SIGCONT freeze it and lift that."""
         assert self._process is not None
-        self._process.send_signal(number)
+        self._process.send_signal(number)  # none is sent to a process that has ended
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
 
     def _answers(self) -> bool:
         assert self._process is not None

@@ -146,10 +146,10 @@ class MongoRecordsUnderTest:
         self.database = database
         self._outboxes = (directory / f"outbox-{number}.sqlite3" for number in itertools.count())
 
-    def store(self) -> MongoRecords:
+    def store(self, *, outbox: Path | None = None, limit: int = 1000) -> MongoRecords:
         """A new adapter object, not opened, with an outbox of its own as each manager has one."""
         database = MongoDatabase(SecretStr(self.uri), self.database)
-        return MongoRecords(database, Outbox(next(self._outboxes)), clock=noon)
+        return MongoRecords(database, Outbox(outbox or next(self._outboxes), limit=limit), clock=noon)
 
     async def damage_record(self, follower_id: str) -> None:
         """Take away the field that says whose it is."""

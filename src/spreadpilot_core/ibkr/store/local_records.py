@@ -16,6 +16,7 @@ from pathlib import Path
 
 from spreadpilot_core.ibkr.protocols import (
     AttemptId,
+    AuditHead,
     ContainerId,
     FollowerId,
     GatewayMapping,
@@ -43,7 +44,8 @@ CREATE INDEX logins_by_user ON logins (user);
 CREATE INDEX logins_open ON logins (id) WHERE outcome IS NULL;
 CREATE TABLE mappings (follower_id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE history (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, at TEXT NOT NULL, document TEXT NOT NULL);
-CREATE INDEX history_by_age ON history (at)
+CREATE INDEX history_by_age ON history (at);
+CREATE TABLE audit_heads (trail TEXT PRIMARY KEY, serial INTEGER NOT NULL, hash TEXT NOT NULL) WITHOUT ROWID
 """
 _CURE = (
     "Stop the manager, move the file aside and start again: running gateways are adopted, but client ids, stops on"
@@ -183,6 +185,23 @@ class LocalRecords:
 
         await self._file.write(write)
 
+    async def keep_audit_head(self, trail: str, head: AuditHead) -> None:
+        """Keep the newest line of this audit trail; an older one changes nothing."""
+        newer = "ON CONFLICT (trail) DO UPDATE SET serial = excluded.serial, hash = excluded.hash WHERE excluded.serial > serial"
+        row = (trail, head.serial, head.hash)
+        await self._file.write(
+            lambda connection: _run(connection, f"INSERT INTO audit_heads VALUES (?, ?, ?) {newer}", row)  # noqa: S608  # text of this file
+        )
+
+    async def audit_head(self, trail: str) -> AuditHead | None:
+        """The newest line that was kept of this trail."""
+
+        def read(connection: sqlite3.Connection) -> AuditHead | None:
+            row = connection.execute("SELECT serial, hash FROM audit_heads WHERE trail = ?", (trail,)).fetchone()
+            return AuditHead(int(row[0]), str(row[1])) if row else None
+
+        return await self._file.read(read)
+
 
 def _put_login(connection: sqlite3.Connection, attempt: LoginAttempt) -> None:
     row = (attempt.id, attempt.user, attempt.outcome.value if attempt.outcome else None, _text(LOGINS.dump(attempt)))
@@ -193,7 +212,7 @@ def _texts(query: str) -> Callable[[sqlite3.Connection], list[str]]:
     return lambda connection: [text for (text,) in connection.execute(query)]
 
 
-def _run(connection: sqlite3.Connection, statement: str, values: tuple[str, ...]) -> None:
+def _run(connection: sqlite3.Connection, statement: str, values: tuple[str | int, ...]) -> None:
     connection.execute(statement, values)
 
 

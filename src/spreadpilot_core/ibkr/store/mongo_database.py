@@ -80,7 +80,10 @@ class MongoDatabase:
         """Reach the server once. Raises `StoreUnavailableError`; may be called again."""
         self._closing.clear()
         if self._client is None:
-            self._client = await asyncio.to_thread(self._new_client)  # it reads certificates and the system's name
+            client = await asyncio.to_thread(self._new_client)
+            if isinstance(client, StoreUnavailableError):
+                raise client
+            self._client = client
         await self._answer(lambda database: database.command("ping"))
 
     async def close(self) -> None:
@@ -207,16 +210,20 @@ class MongoDatabase:
 
     # ------------------------------------------------------------------ asking
 
-    def _new_client(self) -> AsyncMongoClient[Document]:
-        return AsyncMongoClient(
-            self._uri.get_secret_value(),
-            appname="gateway-manager",
-            tz_aware=True,
-            serverSelectionTimeoutMS=int(REACH_WITHIN * 1000),
-            connectTimeoutMS=int(REACH_WITHIN * 1000),
-            w="majority",
-            journal=True,
-        )
+    def _new_client(self) -> AsyncMongoClient[Document] | StoreUnavailableError:
+        """A client, or why there can be none; off the loop, since it reads certificates and the system's name."""
+        try:
+            return AsyncMongoClient(
+                self._uri.get_secret_value(),
+                appname="gateway-manager",
+                tz_aware=True,
+                serverSelectionTimeoutMS=int(REACH_WITHIN * 1000),
+                connectTimeoutMS=int(REACH_WITHIN * 1000),
+                w="majority",
+                journal=True,
+            )
+        except (PyMongoError, ValueError, TypeError, OSError) as error:
+            return self._trouble(error)
 
     def _database(self) -> AsyncDatabase[Document]:
         if self._client is None:
@@ -247,13 +254,11 @@ class MongoDatabase:
                 return await question(database)
         except DuplicateKeyError:
             trouble = _DuplicateError(f"{self.label} has such a document already.")
-        except PyMongoError as error:
+        except (PyMongoError, ValueError, TypeError) as error:
             trouble = self._trouble(error)
-        except (ValueError, TypeError) as error:
-            trouble = StoreUnavailableError(f"{self.label} can't be asked: {self._said(error)}.")
         raise trouble
 
-    def _trouble(self, error: PyMongoError) -> StoreUnavailableError:
+    def _trouble(self, error: Exception) -> StoreUnavailableError:
         return StoreUnavailableError(f"{self.label} can't be used: {self._said(error)}.")
 
     def _said(self, error: Exception) -> str:
@@ -265,7 +270,7 @@ class MongoDatabase:
             text = text.partition(end)[0]
         for secret in self._hidden:
             text = text.replace(secret, _HIDDEN)
-        return text.rstrip(".")
+        return text.strip().partition("\n")[0].rstrip(".")
 
 
 class _DuplicateError(StoreUnavailableError):

@@ -23,6 +23,7 @@ import structlog
 from spreadpilot_core.ibkr.errors import StoreDamagedError, StoreUnavailableError
 from spreadpilot_core.ibkr.records import (
     AttemptId,
+    AuditHead,
     ContainerId,
     FollowerId,
     GatewayMapping,
@@ -44,6 +45,7 @@ log = structlog.get_logger(__name__)
 RECORDS_COLLECTION = "gateway_records"
 MAPPINGS_COLLECTION = "gateway_mappings"
 HISTORY_COLLECTION = "gateway_events"
+AUDIT_COLLECTION = "gateway_audit_heads"
 OUTBOX_FILE = "mongodb-outbox.sqlite3"
 HISTORY_AGE = timedelta(days=90)
 HISTORY_COUNT = 20_000
@@ -217,6 +219,17 @@ class MongoRecords:
         if surplus is not None:
             oldest = max(oldest, surplus["at"])
         await self._database.delete(HISTORY_COLLECTION, {"at": {"$lt": oldest}})
+
+    async def keep_audit_head(self, trail: str, head: AuditHead) -> None:
+        """Keep the newest line of this audit trail. Each trail has one writer, its manager: the newest comes last."""
+        known = await self.audit_head(trail)
+        if known is None or known.serial < head.serial:
+            await self._database.put(AUDIT_COLLECTION, {"_id": trail, "serial": head.serial, "hash": head.hash})
+
+    async def audit_head(self, trail: str) -> AuditHead | None:
+        """The newest line that was kept of this trail."""
+        found = await self._database.find(AUDIT_COLLECTION, {"_id": trail})
+        return AuditHead(int(found[0]["serial"]), str(found[0]["hash"])) if found else None
 
     # ------------------------------------------------------------------ the outbox
 
