@@ -16,9 +16,10 @@ from spreadpilot_core.ibkr.credentials.couriers import Couriers, courier_environ
 from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialsUnavailableError
 from spreadpilot_core.ibkr.protocols import FollowerId, Login
-from support.couriers import couriers_in, pids, until
+from support.couriers import couriers_in, pids
 from support.tcp_proxy import TcpProxy
 from support.vault import BaoServer
+from support.waiting import until
 
 pytestmark = pytest.mark.real_part("vault")
 

@@ -25,8 +25,9 @@ from spreadpilot_core.ibkr.errors import (
 )
 from spreadpilot_core.ibkr.protocols import FollowerId, Login
 from spreadpilot_core.ibkr.settings import Settings
-from support.couriers import couriers_in, is_alive, pids, until
+from support.couriers import couriers_in, is_alive, pids
 from support.doors import Doorway
+from support.waiting import until
 
 FLEET = 20
 

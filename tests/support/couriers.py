@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,14 +27,6 @@ async def couriers_in(
 def pids(couriers: Couriers) -> list[int]:
     """The processes of these couriers."""
     return [courier._process.pid for courier in couriers._live.values()]
-
-
-async def until(condition: Callable[[], Any], timeout: float = 20) -> None:  # noqa: ASYNC109  # a deadline for tests
-    """Wait until `condition()` is true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

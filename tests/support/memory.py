@@ -44,13 +44,21 @@ def search(pid: int, needles: Mapping[str, bytes]) -> set[str]:
     return found
 
 
-def children(pid: int) -> list[int]:
-    """Every process below `pid` that lives."""
+def children(pid: int, *, running: str = "") -> list[int]:
+    """Every process below `pid` that lives, or those that run a program with these words in its arguments."""
     below: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            below += [child, *children(child)]
+        for child in map(int, _text(task).split()):
+            below += [child] if running in _text(Path(f"/proc/{child}/cmdline")) else []
+            below += children(child, running=running)
     return below
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _base64_inside(content: bytes, shift: int) -> bytes:
