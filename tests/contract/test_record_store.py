@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spreadpilot_core.ibkr.errors import StoreDamagedError
-from spreadpilot_core.ibkr.protocols import LoginOutcome, RecordStore
+from spreadpilot_core.ibkr.protocols import AuditHead, LoginOutcome, RecordStore
 from support.mongo import mongo_database, mongo_server  # noqa: F401  # fixtures
 from support.stores import (
     ADAPTERS,
@@ -152,3 +152,14 @@ async def test_cancelled_writers_harm_nobody(store: RecordStore) -> None:
             assert [each.id for each in await store.counted_logins(user, NOON)] == [attempt.id]
     assert all(record == a_record(record.follower_id) for record in (await store.load()).values())
     assert list(await store.unsettled_logins()) == []
+
+
+async def test_the_newest_line_of_each_audit_trail_is_kept(store: RecordStore) -> None:
+    """An older line changes nothing, another trail has its own, and an unknown one has none."""
+    await store.keep_audit_head("host:one", AuditHead(2, "b" * 64))
+    await store.keep_audit_head("host:one", AuditHead(1, "a" * 64))
+    await store.keep_audit_head("host:two", AuditHead(1, "c" * 64))
+
+    assert await store.audit_head("host:one") == AuditHead(2, "b" * 64)
+    assert await store.audit_head("host:two") == AuditHead(1, "c" * 64)
+    assert await store.audit_head("host:three") is None

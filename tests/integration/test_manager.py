@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 from ib_async import IB
 
+from spreadpilot_core.ibkr.audit import AuditTrail
 from spreadpilot_core.ibkr.events import ClientStale, Event
 from spreadpilot_core.ibkr.gateway_manager import (
     AlreadyRunningError,
@@ -24,6 +25,7 @@ from spreadpilot_core.ibkr.gateway_manager import (
     State,
     UnknownFollowerError,
 )
+from spreadpilot_core.ibkr.opening import open_records
 from spreadpilot_core.ibkr.protocols import FollowerId
 from support.home import Home, eventually, seen
 
@@ -347,3 +349,23 @@ async def test_a_record_that_cannot_be_used_is_named_and_disturbs_nobody(home: H
         assert seen(manager, "broken").state is State.INVALID
         assert "demo" in (seen(manager, "broken").reason or "")
         assert await manager.get_client("broken") is None
+
+
+async def test_a_cut_audit_trail_is_found_by_the_hash_in_the_record_store(home: Home) -> None:
+    """The manager keeps the newest line's hash where whoever cuts the trail does not reach it."""
+    await home.add("anna")
+    async with running(home) as manager:
+        await ready(manager, "anna")
+    trail = AuditTrail(home.directory)
+    records = open_records(manager.settings)
+    await records.open()
+    kept = await records.audit_head(trail.name)
+    await records.close()
+    assert kept is not None
+    assert (await asyncio.to_thread(trail.verify, kept.hash)).is_whole
+
+    lines = await asyncio.to_thread(trail.path.read_bytes)
+    cut = b"".join(lines.splitlines(keepends=True)[: kept.serial - 1])
+    await asyncio.to_thread(trail.path.write_bytes, cut)
+
+    assert not (await asyncio.to_thread(trail.verify, kept.hash)).is_whole

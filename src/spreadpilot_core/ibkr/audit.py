@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from spreadpilot_core.ibkr.errors import AuditError
+from spreadpilot_core.ibkr.records import AuditHead
 
 FILE_NAME = "audit.jsonl"
 BEGINNING = "0" * 64
@@ -41,14 +42,6 @@ _READY_FOR = 1.0
 """Seconds for which a disk that had room is not asked again; a write that fails ends them."""
 _LOCK_PATIENCE = 10.0
 _LONGEST_LINE = 2**16
-
-
-@dataclass(frozen=True, slots=True)
-class AuditHead:
-    """The newest line: what the record store keeps for `verify`."""
-
-    serial: int
-    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +147,11 @@ class AuditTrail:
                 "the line it belongs to, or an earlier one, was removed or altered."
             )
         return AuditVerdict(lines, previous, tuple(findings))
+
+    @property
+    def name(self) -> str:
+        """What the record store calls this trail: host and path, since managers on several hosts may share a store."""
+        return f"{socket.gethostname()}:{self.path.absolute()}"
 
     # ------------------------------------------------------------------ inside
 

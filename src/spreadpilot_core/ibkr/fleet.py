@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from spreadpilot_core.ibkr import events
+from spreadpilot_core.ibkr.audit import AuditTrail
 from spreadpilot_core.ibkr.deciding.observation import FleetView, Wanted
 from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.errors import GatewayManagerError, UnavailableError
@@ -69,7 +70,7 @@ class Fleet:
         self._followers = followers
         self._settings = settings
         self._tasks = Tasks("fleet")
-        self._reporter = Reporter(house, self)
+        self._reporter = Reporter(house, self, trail=AuditTrail(settings.state_dir).name)
         self._supervising = Tasks("supervisors")
         self.supervisors: dict[FollowerId, GatewaySupervisor] = {}
         self.faulty: Mapping[str, FaultyRecord] = {}

@@ -18,6 +18,7 @@ import structlog
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
 from spreadpilot_core.ibkr.protocols import (
     AttemptId,
+    AuditHead,
     ContainerId,
     FollowerId,
     GatewayMapping,
@@ -160,6 +161,10 @@ class Ledger:
     async def report(self, mappings: Sequence[GatewayMapping], history: Sequence[HistoryEntry]) -> None:
         """What other services read. Raises `StoreUnavailableError`."""
         await self._store.report(mappings, history)
+
+    async def keep_audit_head(self, trail: str, head: AuditHead) -> None:
+        """For `audit verify`. Raises `StoreUnavailableError`."""
+        await self._store.keep_audit_head(trail, head)
 
     # ------------------------------------------------------------------ writing
 

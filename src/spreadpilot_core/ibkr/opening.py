@@ -102,6 +102,11 @@ def open_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: Ev
     return Opened(house=house, followers=followers, make_term=make_term, watched=watched, _held=held)
 
 
+def open_records(settings: Settings) -> RecordStore:
+    """The record store that the settings name, not opened, for commands that only read it."""
+    return _stores(settings, Watched(needs_term=False))[1]
+
+
 def _stores(settings: Settings, watched: Watched) -> tuple[FollowerStore, RecordStore, Callable[[str], Term] | None]:
     if not settings.store.startswith("mongodb:"):
         from spreadpilot_core.ibkr.store.local import LocalFollowers, LocalRecords

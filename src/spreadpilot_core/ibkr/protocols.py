@@ -24,6 +24,7 @@ from spreadpilot_core.ibkr.followers import FaultyRecord, Follower, Roster, Trad
 from spreadpilot_core.ibkr.gateway_options import GatewayOptions
 from spreadpilot_core.ibkr.records import (
     AttemptId,
+    AuditHead,
     ContainerId,
     FollowerId,
     GatewayMapping,
@@ -36,6 +37,7 @@ from spreadpilot_core.ibkr.records import (
 
 __all__ = [
     "AttemptId",
+    "AuditHead",
     "ContainerId",
     "Created",
     "CredentialDesk",
@@ -136,6 +138,12 @@ class RecordStore(Protocol):
     async def report(self, mappings: Sequence[GatewayMapping], history: Sequence[HistoryEntry]) -> None:
         """Replace the mappings by these and append these history entries (an id already there is skipped)."""
 
+    async def keep_audit_head(self, trail: str, head: AuditHead) -> None:
+        """Keep the newest line of this audit trail (host and path), for `audit verify`; an older one changes nothing."""
+
+    async def audit_head(self, trail: str) -> AuditHead | None:
+        """The newest line that was kept of this trail."""
+
 
 class Standing(Protocol):
     """What a term says of this manager at one moment."""
@@ -187,6 +195,10 @@ class Login:
 
 class CredentialDesk(Protocol):
     """The manager's side of the courier. The password stays in the courier's process."""
+
+    @property
+    def audit_head(self) -> AuditHead | None:
+        """The newest line of the audit trail that is known; for the record store to keep."""
 
     @property
     def renew_within(self) -> float | None:

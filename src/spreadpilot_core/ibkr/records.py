@@ -115,3 +115,11 @@ class HistoryEntry:
     follower_id: FollowerId | None
     name: str
     sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """The newest line of an audit trail: what the record store keeps for `audit verify`."""
+
+    serial: int
+    hash: str

@@ -13,7 +13,14 @@ from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
 from spreadpilot_core.ibkr.events import Event
 from spreadpilot_core.ibkr.house import House
-from spreadpilot_core.ibkr.protocols import FaultyRecord, FollowerId, GatewayMapping, HistoryEntry, TradingMode
+from spreadpilot_core.ibkr.protocols import (
+    AuditHead,
+    FaultyRecord,
+    FollowerId,
+    GatewayMapping,
+    HistoryEntry,
+    TradingMode,
+)
 from spreadpilot_core.ibkr.snapshots import CredentialsView, GatewaySnapshot
 from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
 from spreadpilot_core.ibkr.tasks import Tasks
@@ -33,8 +40,10 @@ HISTORY_WAITING = 10_000
 class Reporter:
     """Writes mappings and history, coalesced."""
 
-    def __init__(self, house: House, fleet: Fleet) -> None:
+    def __init__(self, house: House, fleet: Fleet, *, trail: str) -> None:
         self._house = house
+        self._trail = trail
+        self._audit_head: AuditHead | None = None
         self._fleet = fleet
         self._tasks = Tasks("reporter")
         self._due = asyncio.Event()
@@ -86,6 +95,10 @@ class Reporter:
     async def _write(self) -> None:
         history = list(self._history)
         await self._house.ledger.report(self._mappings(), history)
+        head = self._house.desk.audit_head
+        if head is not None and head != self._audit_head:
+            await self._house.ledger.keep_audit_head(self._trail, head)
+            self._audit_head = head
         for entry in history:
             if self._history and self._history[0] is entry:  # else it went already, being the oldest of too many
                 self._history.popleft()

@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from spreadpilot_core.ibkr.audit import AuditHead, actor
+from spreadpilot_core.ibkr.audit import actor
 from spreadpilot_core.ibkr.errors import (
     AuditError,
     CredentialsRefusedError,
@@ -31,6 +31,7 @@ from spreadpilot_core.ibkr.errors import (
     UnavailableError,
 )
 from spreadpilot_core.ibkr.protocols import Dialect, FollowerId, Login
+from spreadpilot_core.ibkr.records import AuditHead
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.tasks import Tasks
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from spreadpilot_core.ibkr.audit import AuditHead
 from spreadpilot_core.ibkr.credentials import doors
 from spreadpilot_core.ibkr.credentials.encoding import Dialect, UntypableError, check_user, encode
 from spreadpilot_core.ibkr.credentials.source import Credentials, CredentialSource
@@ -23,6 +22,7 @@ from spreadpilot_core.ibkr.errors import (
     DeliveryExpiredError,
     GatewayManagerError,
 )
+from spreadpilot_core.ibkr.records import AuditHead
 
 KEPT = 30.0
 """Seconds that a password is held for its delivery."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 from spreadpilot_core.ibkr.audit import AuditTrail
 from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.opening import open_records
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.settings import Settings
 
@@ -29,11 +31,25 @@ def show(*, follower: str | None, last: int, as_json: bool) -> None:
 def verify(recorded: str | None) -> None:
     """Go through the chain; say what was found, or how much is whole and which hash to keep."""
     trail = _trail()
-    verdict = trail.verify(recorded)
+    verdict = trail.verify(recorded or asyncio.run(_recorded(trail)))
     if not verdict.is_whole:
         raise GatewayManagerError(f"The audit trail {trail.path} is not whole: {' '.join(verdict.findings)}")
     newest = f"; the newest has the hash {verdict.head.hash}" if verdict.head else ""
     print(f"The audit trail {trail.path} is whole: {verdict.lines} lines{newest}.")
+
+
+async def _recorded(trail: AuditTrail) -> str | None:
+    """The newest hash that the record store kept of this trail; None when it kept none yet."""
+    settings = Settings.read()
+    if settings.store.startswith("local:") and not settings.local_store_dir.exists():
+        return None
+    records = open_records(settings)
+    await records.open()
+    try:
+        head = await records.audit_head(trail.name)
+    finally:
+        await records.close()
+    return head.hash if head is not None else None
 
 
 def _of(follower: str | None) -> Iterator[dict[str, Any]]:

@@ -100,11 +100,18 @@ def demo(
 
 
 @app.command(short_help="Run the manager until SIGTERM or Ctrl-C.")
-def run() -> None:
+def run(
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="Act although a silent manager on another engine may still have its gateways there."
+        ),
+    ] = False,
+) -> None:
     """Run the manager until SIGTERM or Ctrl-C; a second signal hurries."""
     from spreadpilot_core.ibkr.service.run import run as serve
 
-    serve()
+    serve(**({"take_over": True} if take_over else {}))
 
 
 @app.command(short_help="End the manager, leave the gateways.")
@@ -274,7 +281,12 @@ def show_audit(
 @audit.command("verify")
 def verify_audit(
     recorded: Annotated[
-        str | None, typer.Option("--recorded", metavar="HASH", help="A hash kept elsewhere; it must be in the chain.")
+        str | None,
+        typer.Option(
+            "--recorded",
+            metavar="HASH",
+            help="A hash kept elsewhere, instead of the record store's; it must be in the chain.",
+        ),
     ] = None,
 ) -> None:
     """Find lines that were altered, removed or cut."""
