@@ -25,6 +25,7 @@ from spreadpilot_core.ibkr.deciding.observation import ActionKind, Observation, 
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
 from spreadpilot_core.ibkr.errors import ClientIdsExhaustedError
 from spreadpilot_core.ibkr.house import House
+from spreadpilot_core.ibkr.observing import observe
 from spreadpilot_core.ibkr.open_login import OpenLogin
 from spreadpilot_core.ibkr.presence import Presence
 from spreadpilot_core.ibkr.protocols import (
@@ -76,10 +77,10 @@ class GatewaySupervisor:
         # what is seen
         self.runtime_fault: str | None = "The runtime was not asked yet what runs."
         self.presence = Presence(follower_id, house, self._tasks, self._teller, self.wake)
-        self._login = OpenLogin(follower_id, house, self._teller, self.wake)
+        self.login = OpenLogin(follower_id, house, self._teller, self.wake)
         self.credentials: Login | None = None
         """Of the secret that was read last; no password is in it."""
-        self._prepared: Prepared | None = None
+        self.prepared: Prepared | None = None
         self.slot = ActionSlot(follower_id, self._tasks, self._take)
 
     # ------------------------------------------------------------------ the cycle
@@ -100,7 +101,7 @@ class GatewaySupervisor:
         async with self._house.turns:
             self._wake.clear()
             asked = self.requests.begin_cycle()
-            seen = self._observe()
+            seen = observe(self, self._house.limits)
             decision = decide(self._memory, seen, self._house.fleet_view(), self._house.clock())
             self._publish(decision, seen)
             self._begin(decision)
@@ -121,42 +122,14 @@ class GatewaySupervisor:
         await self.slot.finish(within=5)
         await self._tasks.cancel()
 
-    def _observe(self) -> Observation:
-        there = self.presence
-        return Observation(
-            follower_id=self.follower_id,
-            wanted=self.wanted,
-            wanted_why=self.wanted_why,
-            follower=self.follower,
-            spec_digest=self.spec.digest if self.spec else None,
-            runtime_fault=self.runtime_fault,
-            gateway=there.gateway,
-            gateway_stale=there.stale,
-            login=there.login_view,
-            log_ended=there.log_ended,
-            connection=there.connection_view,
-            running=self.slot.kind,
-            outcome=self.slot.outcome,
-            prepared=self._prepared,
-            permit=self._login.permit,
-            attempt=self._login.attempt if self.slot.kind is not ActionKind.LAUNCH else None,
-            record=self.record,
-            newest_version=self.newest_version,
-            operator_login=self.requests.operator_login,
-            restart_asked=self.requests.restart_asked,
-            reconnect_asked=self.requests.reconnect_asked,
-            secret_forgotten=there.secret_forgotten,
-            limits=self._house.limits,
-        )
-
     def _publish(self, decision: Decision, seen: Observation) -> None:
         before, self.decision, self._memory = self.decision, decision, decision.memory
         if decision.record != self.record:
             self.keep_record(decision.record)
         if decision.refuse_restart is not None:
             self.requests.restart_asked, self.requests.refused_restart = None, decision.refuse_restart
-        if (decision.settle is not None or decision.book_login) and not self._login.is_being_written:
-            self._login.is_being_written = True
+        if (decision.settle is not None or decision.book_login) and not self.login.is_being_written:
+            self.login.is_being_written = True
             self._tasks.begin("write down the login", self._write_down(decision))
         self.presence.drop_closed_connection()
         self._teller.tell(before, decision, seen)
@@ -170,9 +143,9 @@ class GatewaySupervisor:
         self._house.ledger.keep(self.record)
 
     async def _write_down(self, decision: Decision) -> None:
-        await self._login.write_down(decision, self.presence.gateway, self.record, self.follower)
+        await self.login.write_down(decision, self.presence.gateway, self.record, self.follower)
         if decision.settle is not None:
-            self._prepared = None  # what counts against the user has changed
+            self.prepared = None  # what counts against the user has changed
             self.wake()
 
     # ------------------------------------------------------------------ actions
@@ -183,10 +156,10 @@ class GatewaySupervisor:
             case None:
                 self._make_way()
             case ActionKind.ASK_PERMIT:
-                assert self._prepared is not None
-                self._login.ask(self._prepared.login.user, self.follower)
+                assert self.prepared is not None
+                self.login.ask(self.prepared.login.user, self.follower)
             case ActionKind.RETURN_PERMIT:
-                self._login.give_back()
+                self.login.give_back()
                 self.wake()
             case ActionKind.DROP_CONNECTION:
                 assert action is not None
@@ -214,12 +187,10 @@ class GatewaySupervisor:
         match action.kind:
             case ActionKind.PREPARE if self.follower is not None and self.spec is not None:
                 return actions.prepare(house, self.follower, self.spec)
-            case ActionKind.LAUNCH if (
-                self.follower is not None and self.spec is not None and self._prepared is not None
-            ):
+            case ActionKind.LAUNCH if self.follower is not None and self.spec is not None and self.prepared is not None:
                 by_operator = self.requests.operator_login
                 limit = None if by_operator else house.limits.login_budget
-                deed = actions.Deed(self.follower, self.spec, self._prepared, self.record, by_operator, limit)
+                deed = actions.Deed(self.follower, self.spec, self.prepared, self.record, by_operator, limit)
                 self.slot.deed = deed
                 return actions.launch(house, deed)
             case ActionKind.INSPECT:
@@ -257,7 +228,7 @@ class GatewaySupervisor:
         """Facts that an action brought."""
         match kind:
             case ActionKind.PREPARE if ended.prepared is not None:
-                self._prepared, self.credentials = ended.prepared, ended.prepared.login
+                self.prepared, self.credentials = ended.prepared, ended.prepared.login
             case ActionKind.LAUNCH:
                 self._launch_ended(ended)
             case ActionKind.CONNECT if ended.connection is not None:
@@ -277,8 +248,8 @@ class GatewaySupervisor:
         self.wake()
 
     def _launch_ended(self, ended: actions.Ended) -> None:
-        self._prepared = None
-        self._login.attempt = ended.attempt
+        self.prepared = None
+        self.login.attempt = ended.attempt
         self._house.admission.started(self.follower_id)
         if ended.record is not None:
             self.record = ended.record
@@ -288,12 +259,12 @@ class GatewaySupervisor:
             self.see(ended.gateway)
             self._teller.launched(ended.gateway)
         elif ended.attempt is None:
-            self._login.give_back()
+            self.login.give_back()
 
     def _removed(self, ended: actions.Ended) -> None:
         gateway, words = self.presence.gateway, ended.last_words
         if gateway is not None and gateway.state is RuntimeState.CREATED:
-            self._login.never_left_created()
+            self.login.never_left_created()
         if words is not None and words.lines:
             last = "\n".join([*words.lines[-5:], f"exit code {words.exit_code}"])
             self.keep_record(replace(self.record, last_words=last, last_reason=self._memory.trouble))
@@ -307,15 +278,15 @@ class GatewaySupervisor:
         """The container as the runtime says it is now; None: confirmed gone, and with it what it held."""
         if self.presence.see(gateway):
             self._house.ports.release(self.follower_id)
-            if self._login.attempt is None:
-                self._login.give_back()
+            if self.login.attempt is None:
+                self.login.give_back()
 
     def adopt(self, gateway: Gateway, attempt: LoginAttempt | None) -> None:
         """A container that ran before this manager: it keeps its leases; an open login takes its permit first."""
         self._house.ports.claim(self.follower_id, gateway.leases.host_port)
         if self.record.client_id is None:
             self._house.client_ids.claim(self.follower_id, gateway.leases.client_id)
-        self._login.adopt(attempt, self.record, self.follower)
+        self.login.adopt(attempt, self.record, self.follower)
         self.presence.secret_forgotten = False
         self.see(gateway)
         if gateway.state is RuntimeState.RUNNING:
@@ -327,7 +298,7 @@ class GatewaySupervisor:
         self.record = record
         if gateway is not None:
             self.record = replace(record, client_id=self.client_id)
-            self._login.adopt(attempt, self.record, self.follower)
+            self.login.adopt(attempt, self.record, self.follower)
         self.wake()
 
     def container_changed(self) -> None:
@@ -356,20 +327,20 @@ class GatewaySupervisor:
     @property
     def is_idle(self) -> bool:
         """Whether no gateway is there and nothing is being done about one."""
-        busy = self.slot.kind is not None or self._login.is_being_written or self._login.attempt is not None
+        busy = self.slot.kind is not None or self.login.is_being_written or self.login.attempt is not None
         return self.presence.gateway is None and not busy
 
     @property
     def is_up(self) -> bool:
         """Whether a launch has done its part: the process runs, or its login is queued behind a named obstacle."""
-        queued = self.state is State.QUEUED and self._login.waits
+        queued = self.state is State.QUEUED and self.login.waits
         on_its_way = self.state.status in (GatewayStatus.STARTING, GatewayStatus.RUNNING)
         return queued or (self.presence.is_running and on_its_way)
 
     def ask_launch(self, *, operator_login: bool) -> int:
         """What only a human could clear is cleared; what protects the account stays."""
         self.requests.operator_login = operator_login
-        self._prepared = None
+        self.prepared = None
         self._memory = forgiven(self._memory, self._house.clock())
         self.keep_record(replace(self.record, needs_human=None, stopped_by_operator=False))
         return self.ask()
