@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakSet
 
 from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.protocols import LoginOutcome
@@ -163,7 +164,7 @@ class EventBus:
 
     def __init__(self, *, kept: int = EVENTS_KEPT) -> None:
         self._kept = kept
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions: WeakSet[Subscription] = WeakSet()  # a reader that went away needs no events
         self._listeners: list[Callable[[Event], None]] = []
 
     def listen(self, listener: Callable[[Event], None]) -> None:
@@ -174,7 +175,7 @@ class EventBus:
         """Tell everybody; never waits."""
         for listener in self._listeners:
             listener(event)
-        for subscription in self._subscriptions:
+        for subscription in list(self._subscriptions):
             subscription.put(event)
 
     def subscribe(self) -> Subscription:

@@ -351,17 +351,12 @@ class GatewayManager:
         known = [snapshot(each) for each in fleet.supervisors.values() if each.follower_id not in named]
         return tuple(sorted([*known, *broken], key=lambda each: each.follower_id))
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Everything that happens from now on; a reader that is too slow gets an `EventsMissed` in the gap's place.
+    def events(self) -> AsyncIterator[Event]:
+        """Everything that happens from this call on; a reader that is too slow gets an `EventsMissed` in the gap's place.
 
         Ends when the manager stops. May be called before `start()`, so that nothing is missed.
         """
-        subscription = self._bus.subscribe()
-        try:
-            async for event in subscription:
-                yield event
-        finally:
-            await subscription.aclose()
+        return self._bus.subscribe()
 
     def _started(self, call: str) -> Fleet:
         if self._fleet is None:
