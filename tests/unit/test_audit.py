@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -226,6 +227,23 @@ def test_lines_that_arrive_together_are_one_write(tmp_path: Path, monkeypatch: p
     assert len(flushed) < 25
     assert sorted(head.serial for head in heads) == list(range(1, 51))
     assert trail.verify().is_whole
+
+
+def test_a_lock_that_is_never_let_go_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program that holds the lock for too long is an error, not a wait for ever."""
+    monkeypatch.setattr("spreadpilot_core.ibkr.audit._LOCK_PATIENCE", 0.1)
+    with (tmp_path / "audit.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(AuditError, match="another program has held its lock"):
+            AuditTrail(tmp_path).append("read", who="tester")
+    AuditTrail(tmp_path).append("read", who="tester")
+
+
+def test_a_trail_that_cannot_be_read(tmp_path: Path) -> None:
+    """What can't be read can't be verified, and says so."""
+    (tmp_path / "audit.jsonl").mkdir()
+    with pytest.raises(AuditError, match="can't be read"):
+        AuditTrail(tmp_path).verify()
 
 
 def test_a_directory_that_is_none(tmp_path: Path) -> None:

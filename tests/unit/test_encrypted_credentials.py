@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
 from spreadpilot_core.ibkr.credentials.source import Credentials, SecretVersion
-from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialStoreError
+from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialStoreError, CredentialsUnavailableError
 
 PASSWORD = "pä\\ss-{x} €"
 
@@ -172,6 +173,21 @@ def test_a_mark_names_content_and_tells_nothing(store: EncryptedCredentials, tmp
     others = {store.mark(("a", "u", "q")), store.mark(("b", "u", "p")), store.mark(("a", "up", ""))}
     assert mark not in others
     assert EncryptedCredentials.at(tmp_path / "other").mark(("a", "u", "p")) != mark
+
+
+def test_a_store_that_cannot_be_reached_may_pass(store: EncryptedCredentials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that another program keeps, and a file that can't be read, are troubles that may pass."""
+    store.set("a", "u", "p")
+    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.encrypted._LOCK_PATIENCE", 0.1)
+    with (
+        FileLock(store.path.with_suffix(".lock")),
+        pytest.raises(CredentialsUnavailableError, match="has been changing"),
+    ):
+        store.set("a", "u", "p")
+    store.path.unlink()
+    store.path.mkdir()
+    with pytest.raises(CredentialsUnavailableError, match="can't be read"):
+        store.read("a")
 
 
 def rewrite(store: EncryptedCredentials, body: dict[str, object]) -> None:

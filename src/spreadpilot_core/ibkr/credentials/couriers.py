@@ -373,5 +373,7 @@ def _path(path: Any) -> str | None:
     return str(path.absolute()) if path else None
 
 
-def _ignore(_: asyncio.Task[Any]) -> None:
-    """Whoever waits for the start sees how it ended."""
+def _ignore(starting: asyncio.Task[Any]) -> None:
+    """Whoever waits for the start sees how it ended; nobody does when all were cancelled."""
+    if not starting.cancelled():
+        starting.exception()
