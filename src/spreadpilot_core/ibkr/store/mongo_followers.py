@@ -106,13 +106,12 @@ class MongoFollowers:
 
     async def _watch(self) -> None:
         while not self._closed:
-            resumes = self._mark is not None
             try:
                 await self._database.follow(COLLECTION, after=self._mark, told=self._hear)
             except ChangesNotOfferedError as error:
-                self._mark = None  # where it can't be resumed it begins anew, and the first hint tells what was missed
-                if not resumes:
+                if self._mark is None:
                     await self._poll(str(error))
+                self._mark = None  # it stood, but can't be resumed: begin anew, the first hint tells what was missed
             except StoreUnavailableError as error:
                 log.info("change stream of the followers broke", error=str(error), resumes=self._mark is not None)
                 await asyncio.sleep(RETRY_AFTER)
