@@ -103,7 +103,7 @@ async def test_faults_from_standard_input() -> None:
 
 async def _until_answered(host: str, port: int, *, answered: bool) -> None:
     async with asyncio.timeout(DEADLINE):
-        while await _is_answered(host, port) is not answered:  # noqa: ASYNC110  # a port says nothing by itself
+        while await _is_answered(host, port) is not answered:  # a port says nothing by itself
             await asyncio.sleep(0.05)
 
 

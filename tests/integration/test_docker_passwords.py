@@ -65,7 +65,7 @@ for secret in map(bytes.fromhex, asked["secrets"]):
 
 def passwords(generation: Generation) -> list[str]:
     """The odd ones and generated ones, 200 that this generation can take."""
-    source = random.Random(SEED)  # noqa: S311  # the same ones each time
+    source = random.Random(SEED)  # the same ones each time
     made = list(ODD)
     while len(made) < COUNT * 2:
         alphabet = (

@@ -79,7 +79,7 @@ class Life:
 async def until(condition: Callable[[], bool]) -> None:
     """Return once the condition holds."""
     async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110  # what is looked at says nothing when it changes
+        while not condition():  # what is looked at says nothing when it changes
             await asyncio.sleep(0.001)
 
 
