@@ -26,6 +26,7 @@ from support.docker_bench import (  # noqa: F401  # fixtures
     engine_fixture,
     free_port,
     own_engine_fixture,
+    until,
 )
 from support.docker_http import DockerApiError
 from support.registry import Registry
@@ -54,8 +55,7 @@ async def test_an_image_is_pulled_once_for_all_who_wait(bench: Bench) -> None:
     async with registry(bench, delay=0.2) as source:
         spec = bench.spec(image=source.image("gateway:1"))
         waiting = [asyncio.create_task(runtime.prepare(spec)) for _ in range(20)]
-        while not runtime.pulling():
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(runtime.pulling()), "the pull")
         assert runtime.pulling()[0].startswith(f"Pulling {source.image('gateway:1')}: ")
         waiting[3].cancel()
         told = await asyncio.gather(*waiting, return_exceptions=True)
@@ -130,8 +130,7 @@ async def test_a_runtime_closed_while_it_pulls(bench: Bench) -> None:
     runtime = await bench.runtime()
     async with registry(bench, delay=30) as source:
         waiting = asyncio.create_task(runtime.prepare(bench.spec(image=source.image("slow:1"))))
-        while not source.asked["blob"]:
-            await asyncio.sleep(0.01)
+        await until(lambda: source.asked["blob"] > 0, "the pull")
         await asyncio.wait_for(runtime.close(), 20)
         with pytest.raises(RuntimeUnavailableError, match="closed while it pulled"):
             await waiting

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+_TLS = b"\x16"
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG = "application/vnd.docker.container.image.v1+json"
 _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -69,7 +70,13 @@ class Registry:
             await asyncio.gather(*serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while (request := await reader.readline()).count(b" ") == 2:
+        first = await reader.read(1)
+        if first == _TLS:  # engines try that first, and go on without when they are told so
+            writer.write(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTPS request to an HTTP server.\n")
+            await writer.drain()
+            return
+        while (request := first + await reader.readline()).count(b" ") == 2:
+            first = b""
             method, path, _ = request.decode().split()
             authorization = ""
             while (header := await reader.readline()) not in {b"\r\n", b""}:
