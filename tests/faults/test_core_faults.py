@@ -12,9 +12,11 @@ import pytest
 from spreadpilot_core.ibkr.errors import LaunchError
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager, State
 from spreadpilot_core.ibkr.house import House
+from spreadpilot_core.ibkr.ledger import Ledger
 from spreadpilot_core.ibkr.protocols import FollowerId
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
-from support.home import Home, eventually, seen
+from spreadpilot_core.ibkr.store.local import LocalFollowers
+from support.home import PATIENCE, Home, eventually, seen
 
 ANNA, BEN = FollowerId("anna"), FollowerId("ben")
 
@@ -89,3 +91,60 @@ async def test_a_refused_list_doesnt_end_the_watch(home: Home) -> None:
         real.find = refused_once  # type: ignore[method-assign]
         await eventually(lambda: asked > 2)
         assert manager.is_healthy(ANNA)
+
+
+@pytest.mark.parametrize("first", ["followers", "records"])
+async def test_a_login_left_open_is_settled_whatever_is_read_first(
+    home: Home, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """The open login of a dead manager blocks nobody for ever: neither when its container is gone, nor when it runs."""
+    await home.add(ANNA, BEN)
+    manager = home.manager()
+    await manager.start()
+    for each in (ANNA, BEN):
+        await state(manager, State.READY, each)
+    ledger = house_of(manager).ledger
+    await manager.stop_gateway(ANNA)
+    for each in (ANNA, BEN):
+        attempt = ledger.new_attempt(each, user=f"user-{each}", secret_version="1", by_operator=False)
+        assert await ledger.reserve(attempt, 3) is None
+    await manager.detach()
+    slow, method = (Ledger, "open") if first == "followers" else (LocalFollowers, "load")
+    original = getattr(slow, method)
+
+    async def late(self: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await original(self)
+
+    monkeypatch.setattr(slow, method, late)
+    async with running(home) as manager:
+        await eventually(lambda: manager.is_healthy(BEN), lambda: seen(manager, BEN))
+        ledger = house_of(manager).ledger
+        async with asyncio.timeout(PATIENCE):
+            while await ledger.unsettled():
+                await asyncio.sleep(0.02)
+
+
+async def test_an_adopted_login_that_waits_for_a_phone_keeps_others_from_asking_it(
+    home: Home, runtime: SimulatedRuntime
+) -> None:
+    """One prompt at a time per phone owner, also when the login that asks was begun by the manager before."""
+    await home.add(ANNA, BEN, live=True)
+    text = await asyncio.to_thread(home.followers_file.read_text)
+    owned = text.replace("enabled = true", 'enabled = true\nphone_owner = "olga"')
+    await asyncio.to_thread(home.followers_file.write_text, owned)
+    for each in (ANNA, BEN):
+        await runtime.script(each, [{"second_factor": "pending"}])
+    manager = home.manager(parallel_starts=1)
+    await manager.start()
+    asked = {State.AWAITING_2FA}
+    await eventually(lambda: asked == {each.state for each in manager.list_gateways()} & asked)
+    first = next(each.follower_id for each in manager.list_gateways() if each.state is State.AWAITING_2FA)
+    other = BEN if first == ANNA else ANNA
+    await state(manager, State.QUEUED, other)
+    await manager.detach()
+
+    async with running(home) as manager:
+        await state(manager, State.AWAITING_2FA, first)
+        await eventually(lambda: f"waits for the login of {first}" in (seen(manager, other).reason or ""))
+        assert seen(manager, other).state is State.QUEUED

@@ -157,11 +157,15 @@ class Fleet:
         self._open_logins = {attempt.follower_id: attempt for attempt in open_logins}
         self._records_known.set()
         for follower_id, supervisor in self.supervisors.items():
-            supervisor.take_record(self._record_of(follower_id), self._open_logins.pop(follower_id, None))
+            adopted = supervisor.presence.gateway is not None
+            attempt = self._open_logins.pop(follower_id, None) if adopted else None  # else it waits for the list
+            supervisor.take_record(self._record_of(follower_id), attempt)
         self._apply_roster()
         await self._listed.wait()
-        for attempt in self._open_logins.values():
-            self._tasks.begin(f"settle what {attempt.follower_id} left open", self._settle_left_open(attempt))
+        while self._open_logins:
+            follower_id, attempt = self._open_logins.popitem()
+            if follower_id not in self.supervisors or not self.supervisors[follower_id].has_open_login:
+                self._tasks.begin(f"settle what {follower_id} left open", self._settle_left_open(attempt))
 
     async def _find_what_is_there(self) -> None:
         """Adopt what runs, also when the records can't be read; from then on list whenever asked."""
@@ -305,6 +309,7 @@ class Fleet:
     def _assign(self, supervisor: GatewaySupervisor, follower: Follower) -> None:
         supervisor.follower = follower
         supervisor.spec = spec_for(follower, self._house.options)
+        supervisor.login.know(follower)
         if not self._acts.is_set():
             self._want(supervisor, Wanted.KEEP, self._standing)
         elif not self._records_known.is_set():

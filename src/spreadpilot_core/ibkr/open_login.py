@@ -54,13 +54,19 @@ class OpenLogin:
         self._house.admission.gone(self._id)
 
     def adopt(self, attempt: LoginAttempt | None, record: Record, follower: Follower | None) -> None:
-        """For a gateway that runs already: an open login takes its permit first."""
-        self.attempt = attempt
-        if attempt is not None:
-            self._house.admission.adopt(self._id, user=attempt.user, phone=phone_of(follower, attempt.user))
+        """For a gateway that runs already: an open login, of a manager before us or our own, takes its permit first."""
+        self.attempt = attempt or self.attempt
+        if self.attempt is not None:
             self.permit = PermitView(PermitState.HELD)
+            self.know(follower)
         elif record.user is not None:
             self._house.admission.hold_user(self._id, record.user)
+
+    def know(self, follower: Follower | None) -> None:
+        """An open login takes its permit; the record says whose phone it asks."""
+        if self.attempt is not None:
+            user = self.attempt.user
+            self._house.admission.adopt(self._id, user=user, phone=phone_of(follower, user))
 
     def never_left_created(self) -> None:
         """The container was removed before it ever started: the login is void."""

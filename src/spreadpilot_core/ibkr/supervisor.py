@@ -331,6 +331,11 @@ class GatewaySupervisor:
         return self.presence.gateway is None and not busy
 
     @property
+    def has_open_login(self) -> bool:
+        """Whether a login of this manager is under way, or its end is being written down."""
+        return self.slot.kind is ActionKind.LAUNCH or self.login.attempt is not None
+
+    @property
     def is_up(self) -> bool:
         """Whether a launch has done its part: the process runs, or its login is queued behind a named obstacle."""
         queued = self.state is State.QUEUED and self.login.waits
