@@ -37,7 +37,7 @@ class Pace:
     first_wait: float = 0.5
     """Seconds; each wait is twice the one before."""
     jitter: float = 0.25
-    shared_for: float = 5.0
+    shared_for: float = 2.0
     """Seconds for which a failure holds for everybody who asks."""
 
 

@@ -38,21 +38,23 @@ def set_login(ref: str, username: str, *, from_stdin: bool) -> None:
     trail = AuditTrail(settings.state_dir)
     trail.ready()
     version = _store(settings).set(ref, username, password).version
-    trail.append("set", who=actor("gateway-manager"), ref=canonical_ref(ref), version=version, source="stored")
-    print(f"{canonical_ref(ref)} holds the login of {username}, version {version}.")
+    path = canonical_ref(ref, mount=settings.vault_mount)
+    trail.append("set", who=actor("gateway-manager"), ref=path, version=version, source="stored")
+    print(f"{path} holds the login of {username}, version {version}.")
 
 
 def remove(ref: str) -> None:
     """Remove a login."""
     settings = Settings.read()
     store = _store(settings)
-    if canonical_ref(ref) not in {entry.ref for entry in store.list()}:
-        raise CredentialsRefusedError(f"There are no credentials {canonical_ref(ref)} in {store.path}.")
+    path = canonical_ref(ref, mount=settings.vault_mount)
+    if path not in {entry.ref for entry in store.list()}:
+        raise CredentialsRefusedError(f"There are no credentials {path} in {store.path}.")
     trail = AuditTrail(settings.state_dir)
     trail.ready()
     store.remove(ref)
-    trail.append("remove", who=actor("gateway-manager"), ref=canonical_ref(ref), source="stored")
-    print(f"{canonical_ref(ref)} was removed.")
+    trail.append("remove", who=actor("gateway-manager"), ref=path, source="stored")
+    print(f"{path} was removed.")
 
 
 def _store(settings: Settings) -> EncryptedCredentials:
@@ -60,6 +62,7 @@ def _store(settings: Settings) -> EncryptedCredentials:
         settings.state_dir,
         key_file=settings.credentials_key_file,
         passphrase_file=settings.credentials_passphrase_file,
+        mount=settings.vault_mount,
         say=lambda sentence: print(sentence, file=sys.stderr),
     )
 
