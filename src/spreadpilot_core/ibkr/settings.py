@@ -121,6 +121,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = "auto"
     """`auto`: console on a terminal, else JSON."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The lowest level that is logged."""
 
     # ------------------------------------------------------------------ defaults of every gateway (see `GatewayOptions`)
 
@@ -129,12 +130,17 @@ class Settings(BaseSettings):
     gateway_image_contract: Literal["auto", "ibc", "ibcontroller"] = "auto"
     """Which generation the image is; `auto` looks into the image."""
     read_only_api: bool = False
+    """Refuse orders over the API."""
     existing_session_action: Literal["primary", "primaryoverride", "secondary"] = "primary"
+    """Who yields when the user logs in elsewhere; `primary` keeps this session."""
     auto_restart_time: RestartTime = "11:45 PM"
     """Daily restart in the gateway's time zone; outside IBKR's reset windows and inside staffed hours."""
     time_zone: TimeZone = "America/New_York"
+    """The gateways' time zone (IANA name)."""
     java_heap_mib: int = Field(default=768, ge=256, le=16384)
+    """Java heap of a gateway, MiB; its memory limit follows."""
     vnc: bool = False
+    """Offer each gateway's screen on a loopback port."""
 
     @field_validator("runtime_url")
     @classmethod

@@ -31,7 +31,7 @@ def show(*, as_json: bool) -> None:
         tables.print_json(rows)
     elif rows:
         columns = ("id", "enabled", "state", "trading_mode", "account", "vault_secret_ref", "fault")
-        headings = [column.replace("_", " ").upper() for column in columns]
+        headings = [column.upper() for column in columns]
         tables.console().print(tables.table(headings, [[row.get(column) for column in columns] for row in rows]))
     else:
         print("No followers. `gateway-manager followers add` adds one.")

@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -31,15 +31,15 @@ _KILLED_BY_US = 70
 """Exit code after a third signal."""
 
 
-def run() -> None:
-    """Read the settings from the environment and serve until the end.
+def run(**settings: Any) -> None:
+    """Serve until the end, with these settings and those of the environment.
 
     Raises:
         GatewayManagerError: it could not start, or could not end as it should.
     """
-    settings = Settings.read()
-    set_up_logs(form=settings.log_format, level=settings.log_level)
-    asyncio.run(Service(GatewayManager()).run())
+    known = Settings.read(**settings)
+    set_up_logs(form=known.log_format, level=known.log_level)
+    asyncio.run(Service(GatewayManager(**settings)).run())
 
 
 class Service:
