@@ -64,7 +64,7 @@ clean: ## remove both environments and everything that was built
 
 $(BIN)/python $(CLIENTS)/bin/python:
 	@test -n "$(PYTHON)"
-	$(PYTHON) -m venv $(@D)/..
+	@$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
 $(VENV)/.runtime: requirements/runtime.txt | $(BIN)/python
 	@echo "Setting up $(VENV): the run-time packages."

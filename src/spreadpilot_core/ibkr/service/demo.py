@@ -78,6 +78,8 @@ class Demo:
         self._end = asyncio.Event()
         self._tasks = Tasks("demo")
         self._ended_by_hand = False
+        self._is_over = False
+        """What happens now is only the tidying up, and not told."""
 
     async def run(self, *, once: bool) -> Sequence[tables.Row]:
         """The whole demo; returns the gateways as they were before the end."""
@@ -95,6 +97,7 @@ class Demo:
                 await self._play(stage, once=once)
                 final = _rows(manager)
                 self._screen.show(final)
+                self._is_over = once
                 if not once or self._ended_by_hand:
                     self._screen.say("The demo ends: the gateways are stopped.", loud=True)
         return final
@@ -145,7 +148,7 @@ class Demo:
     async def _tell(self, manager: GatewayManager) -> None:
         async for event in manager.events():
             wants_somebody = isinstance(event, events.StateChanged) and event.after is State.NEEDS_HUMAN
-            if wants_somebody or not isinstance(event, _QUIET):
+            if (wants_somebody or not isinstance(event, _QUIET)) and not self._is_over:
                 self._screen.say(event.sentence, about=event.follower_id or "")
 
     # ------------------------------------------------------------------ what it stands on
