@@ -14,7 +14,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench soak docs picture lock clean
+CHECKS := style types imports repository coverage docs
+.PHONY: $(CHECKS:%=check-%) help setup demo test check bench soak docs picture lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -29,14 +30,26 @@ test: setup ## all tests, with coverage (ARGS="tests/unit -k leases")
 	@rm -f .coverage .coverage.*
 	$(BIN)/pytest --cov --cov-report= $(ARGS)
 
-check: $(VENV)/.dev ## style, types, imports, sizes, coverage, docs
+check: $(CHECKS:%=check-%) ## style, types, imports, sizes, coverage, docs
+
+check-style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-types: $(VENV)/.dev
 	$(BIN)/mypy
+
+check-imports: $(VENV)/.dev
 	PYTHONPATH=. $(BIN)/lint-imports
+
+check-repository: $(VENV)/.dev
 	$(BIN)/python tools/check_repository.py
-	$(BIN)/python tools/write_settings.py --check
+
+check-coverage: $(VENV)/.dev
 	$(BIN)/python tools/check_coverage.py
+
+check-docs: $(VENV)/.dev
+	$(BIN)/python tools/write_settings.py --check
 	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev ## every benchmark, one after the other (ARGS="get_client large_fleet")
