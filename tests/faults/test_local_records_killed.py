@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spreadpilot_core.ibkr.protocols import LoginOutcome
 from spreadpilot_core.ibkr.store.local import LocalRecords
-from support.store_writers import FORKED, reserve_many, write_for_ever
+from support.store_writers import forked, reserve_many, write_for_ever
 from support.stores import NOON, LocalRecordsUnderTest, noon
 
 ROUNDS = 20
@@ -40,8 +40,8 @@ async def test_killed_writer_loses_nothing_acknowledged(tmp_path: Path) -> None:
 
 def _write_and_kill(path: Path, first: int, *, at_least: int) -> int:
     """Have a process write from number `first` on and kill it; the last number that it had acknowledged."""
-    receiver, sender = FORKED.Pipe(duplex=False)
-    process = FORKED.Process(target=write_for_ever, args=(partial(LocalRecords, path, clock=noon), first, sender))
+    receiver, sender = forked().Pipe(duplex=False)
+    process = forked().Process(target=write_for_ever, args=(partial(LocalRecords, path, clock=noon), first, sender))
     process.start()
     sender.close()
     last = first - 1
@@ -58,9 +58,9 @@ def _write_and_kill(path: Path, first: int, *, at_least: int) -> int:
 def test_processes_never_reserve_the_same_login(tmp_path: Path) -> None:
     """Four processes that try for the same 50 users at the same moment are granted each user exactly once."""
     new_store = partial(LocalRecords, tmp_path / "records.sqlite3")
-    pipes = [FORKED.Pipe(duplex=False) for _ in range(4)]
+    pipes = [forked().Pipe(duplex=False) for _ in range(4)]
     processes = [
-        FORKED.Process(target=reserve_many, args=(new_store, name, 50, sender))
+        forked().Process(target=reserve_many, args=(new_store, name, 50, sender))
         for name, (_, sender) in enumerate(pipes)
     ]
     for process in processes:

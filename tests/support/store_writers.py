@@ -9,15 +9,28 @@ import asyncio
 import multiprocessing
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
+
+import pytest
 
 from spreadpilot_core.ibkr.protocols import LoginOutcome, RecordStore
 from spreadpilot_core.ibkr.store.followers_file import add_follower
 from support.stores import NOON, a_mapping, a_record, an_attempt, an_entry
 
-FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["support.store_writers"])
+
+@cache
+def forked() -> ForkServerContext:
+    """Where such processes come from. The server finds what it imports beforehand by PYTHONPATH, and by nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["support.store_writers"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        forkserver.ensure_running()
+    return context
 
 
 def add_many(path: Path, name: str) -> None:

@@ -23,7 +23,7 @@ from spreadpilot_core.ibkr.store.followers_file import (
     remove_follower,
     set_enabled,
 )
-from support.store_writers import FORKED, add_many
+from support.store_writers import add_many, forked
 
 BY_HAND = """\
 # Our people. Ask Anna before you change hers.
@@ -153,7 +153,7 @@ def test_wait_for_another_editor_is_bounded(path: Path, monkeypatch: pytest.Monk
 
 def test_editors_at_once_lose_nothing(path: Path) -> None:
     """Four processes that add ten followers each at the same time leave forty."""
-    processes = [FORKED.Process(target=add_many, args=(path, name)) for name in "abcd"]
+    processes = [forked().Process(target=add_many, args=(path, name)) for name in "abcd"]
     for process in processes:
         process.start()
     for process in processes:
