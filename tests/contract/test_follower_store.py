@@ -139,3 +139,32 @@ async def test_cancelled_reader_leaves_the_store_usable(under_test: FollowersUnd
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert list((await store.load()).usable) == ["anna"]
+
+
+BROKEN = [
+    {"vault_secret_ref": ""},
+    {"vault_secret_ref": ["ibkr/x"]},
+    {"enabled": "yes"},
+    {"state": 1},
+    {"trading_mode": "real"},
+    {"account": 1234567},
+    {"phone_owner": ""},
+    {"region": "mars"},
+    {"gateway": {"ram": 1}},
+    {"gateway": {"java_heap_mib": "1 GiB"}},
+]
+"""Ten ways to spoil a record, each with the field that must be named."""
+
+
+async def test_many_records_broken_in_ten_ways(under_test: FollowersUnderTest, store: FollowerStore) -> None:
+    """Of 500 records 50 can't be used: 450 are usable, and each of the 50 is named with the field that is wrong."""
+    documents = [a_document(f"follower-{number:03}") for number in range(500)]
+    for number in range(50):
+        documents[10 * number] |= BROKEN[number % 10]
+    await under_test.put(documents)
+    roster = await store.load()
+    assert len(roster.usable) == 450
+    assert {name: next(iter(BROKEN[int(name[-3:]) // 10 % 10])) for name in roster.faulty} == {
+        name: fault.fault.split()[0].partition(".")[0] for name, fault in roster.faulty.items()
+    }
+    assert len(roster.faulty) == 50

@@ -59,21 +59,24 @@ class Outbox:
         """
         rows = [(kind, json.dumps(document, ensure_ascii=False)) for kind, document in entries]
 
-        def write(connection: sqlite3.Connection) -> int:
+        def write(connection: sqlite3.Connection) -> None:
             size = _count(connection)
             if size + len(rows) > self._limit:
                 raise StoreUnavailableError(
                     f"{self._file.path} is full: {size} entries wait to be written to the store."
                 )
             connection.executemany("INSERT INTO entries (kind, document) VALUES (?, ?)", rows)
-            return size + len(rows)
+            self.size = size + len(
+                rows
+            )  # here, not after the await: a cancelled caller's entries are kept all the same
 
-        self.size = await self._file.write(write)
+        await self._file.write(write)
 
     async def oldest(self, count: int) -> Sequence[Entry]:
         """The first `count` entries, in the order they were appended."""
 
         def read(connection: sqlite3.Connection) -> list[tuple[int, str, str]]:
+            self.size = _count(connection)
             return connection.execute(
                 "SELECT number, kind, document FROM entries ORDER BY number LIMIT ?", (count,)
             ).fetchall()
@@ -83,11 +86,11 @@ class Outbox:
     async def forget(self, through: int) -> None:
         """The entries up to this number were written."""
 
-        def write(connection: sqlite3.Connection) -> int:
+        def write(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM entries WHERE number <= ?", (through,))
-            return _count(connection)
+            self.size = _count(connection)
 
-        self.size = await self._file.write(write)
+        await self._file.write(write)
 
 
 def _count(connection: sqlite3.Connection) -> int:
