@@ -36,6 +36,8 @@ def _with_vault(
 
     mount = settings["mount"]
     access = VaultAccess.from_environment(os.environ, address=settings["vault"], mount=mount)
+    if settings.get("only_looks"):  # whoever only looks changes nothing here, whatever Vault says
+        return VaultCredentials(access, mark=lambda _: "unmarked")
     return RememberingCredentials(
         VaultCredentials(access, mark=store.mark),
         store,

@@ -97,7 +97,7 @@ class DockerRuntime:
         """The runtime that the settings ask for; every manager with the same prefix is the same owner."""
         del manager_id
         return cls(
-            socket=_socket_path(settings.docker_host),
+            socket=socket_path(settings.docker_host),
             prefix=settings.container_prefix,
             pull_policy=settings.image_pull_policy,
         )
@@ -340,7 +340,8 @@ class DockerRuntime:
             raise LaunchError(f"The container {inspection['Name'].removeprefix('/')} is not this manager's.")
 
 
-def _socket_path(docker_host: str) -> str:
+def socket_path(docker_host: str) -> str:
+    """The engine's socket. Raises `SettingsError` when `docker_host` names no socket of this host."""
     scheme, separator, path = docker_host.partition("://")
     if scheme != "unix" or not separator or not path:
         raise SettingsError(

@@ -16,6 +16,7 @@ from typing import Any
 
 import aiodocker
 import aiohttp
+from aiodocker.utils import compose_auth_header
 
 from spreadpilot_core.ibkr.errors import LaunchError, NoSpaceError, RuntimeUnavailableError
 
@@ -107,6 +108,11 @@ class Engine:
         async with self._asking("ask the engine for its id"):
             return str((await self._client.system.info())["ID"])
 
+    async def facts(self) -> Mapping[str, Any]:
+        """What the engine tells of itself and its host, its clock (`SystemTime`) included."""
+        async with self._asking("tell about itself"):
+            return dict(await self._client.system.info())
+
     async def containers(self, labels: Sequence[str]) -> list[dict[str, Any]]:
         """Every container, in any state, that has all of `labels` ("key" or "key=value")."""
         async with self._asking("list containers"):
@@ -177,6 +183,12 @@ class Engine:
         with _translated(f"pull {reference}", self.socket):
             async for line in self._client.images.pull(reference, auth=dict(auth) if auth else None, stream=True):
                 yield line
+
+    async def ask_registry(self, reference: str, auth: Mapping[str, str] | None) -> None:
+        """Have the engine look an image up in its registry, without pulling it; refused when it can't be had."""
+        headers = {"X-Registry-Auth": compose_auth_header(dict(auth))} if auth else None
+        async with self._asking(f"look up {reference}"):
+            await self._client._query_json(f"distribution/{reference}/json", headers=headers)  # noqa: SLF001  # the library has no call for it
 
     async def networks(self) -> list[dict[str, Any]]:
         """All networks."""

@@ -175,6 +175,21 @@ async def last_lines(engine: Engine, container_id: ContainerId, count: int) -> l
     return list(lines)
 
 
+async def recent_lines(
+    engine: Engine, container_id: ContainerId, count: int, *, follow: bool
+) -> AsyncGenerator[str, None]:
+    """The newest lines that a container printed, oldest first, and with `follow` those that come until it ends.
+
+    Raises:
+        RuntimeUnavailableError: the engine went away; nothing is tried again.
+    """
+    with gone_is_fine():
+        choices = {"follow": "1" if follow else "0", "tail": str(count)}
+        async with aclosing(_follow(engine, container_id, LogReader(), **choices)) as found:
+            async for line in found:
+                yield line
+
+
 async def _follow(
     engine: Engine, container_id: ContainerId, reader: LogReader, **parameters: str
 ) -> AsyncGenerator[str, None]:

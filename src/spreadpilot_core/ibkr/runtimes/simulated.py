@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -52,11 +52,11 @@ _LAST_RECONNECT = 5.0
 class SimulatedRuntime:
     """Fulfils `protocols.GatewayRuntime` with simulated gateways."""
 
-    def __init__(self, directory: Path, *, owner: str, manager_id: str) -> None:
+    def __init__(self, directory: Path, *, owner: str, manager_id: str, may_start: bool = True) -> None:
         self.directory = directory
         """Where its host is."""
         self.owner = owner
-        self._host = HostClient(directory, owner=owner, manager_id=manager_id)
+        self._host = HostClient(directory, owner=owner, manager_id=manager_id, may_start=may_start)
         self._closing = asyncio.Event()
 
     @classmethod
@@ -147,9 +147,14 @@ class SimulatedRuntime:
             await _is_set_within(closing, pause)
             pause = min(2 * pause, _LAST_RECONNECT)
 
-    async def log(self, gateway: Gateway) -> AsyncIterator[str]:
-        """The log lines of this life from its start, then live; ends with it, or when the runtime is closed."""
-        closing, number = self._closing, 0
+    async def kept_lines(self, gateway: Gateway) -> range:
+        """The numbers of the lines that the host keeps of this life's log."""
+        kept = await self._ask("log_size", gone_is_fine=True, container=gateway.container_id)
+        return range(kept.get("first", 0), kept.get("next", 0))
+
+    async def log(self, gateway: Gateway, *, since: int = 0) -> AsyncGenerator[str, None]:
+        """The log lines of this life from its start (or number `since`), then live; ends with it, or when closed."""
+        closing, number = self._closing, since
         while not closing.is_set():
             async with self._host.connection() as connection:
                 request = {"op": "log", "container": gateway.container_id, "from": number}

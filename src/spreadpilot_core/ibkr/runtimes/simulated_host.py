@@ -52,6 +52,10 @@ _KEPT_ENVIRONMENT = (
 """Beginnings of what the host inherits of the environment: it needs none of the manager's secrets."""
 
 
+class NoHostError(RuntimeUnavailableError):
+    """There is no host, and this client may not start one."""
+
+
 class Connection:
     """A greeted connection to the host."""
 
@@ -101,10 +105,11 @@ class Connection:
 class HostClient:
     """Connections to the host of one directory, for one owner."""
 
-    def __init__(self, directory: Path, *, owner: str, manager_id: str) -> None:
+    def __init__(self, directory: Path, *, owner: str, manager_id: str, may_start: bool = True) -> None:
         self.socket = ""
         """Where the host listens; known after the first call."""
         self._directory = directory
+        self._may_start = may_start
         self._greeting = {"op": "hello", "owner": owner, "manager": manager_id}
         self._starting = asyncio.Lock()
         self._open: set[asyncio.StreamWriter] = set()
@@ -127,7 +132,7 @@ class HostClient:
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A greeted connection, to a host that is started when there is none. Raises `RuntimeUnavailableError`."""
+        """A greeted connection, to a host that is started when there is none and it may be. Raises `RuntimeUnavailableError`."""
         writer: asyncio.StreamWriter | None = None
         try:
             reader, writer = await self._reach()
@@ -147,6 +152,8 @@ class HostClient:
                 self.socket = address.socket if address is not None else ""
                 if (streams := await self._try()) is not None:
                     return streams
+                if not self._may_start:
+                    raise NoHostError(f"No host of simulated gateways runs in {self._directory}.")
                 await asyncio.to_thread(self._start)
                 log.info("simulated host started", directory=str(self._directory))
             raise _unavailable(f"hosts end as soon as they are started in {self._directory}")

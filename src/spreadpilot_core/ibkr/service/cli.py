@@ -177,6 +177,27 @@ def reconnect(follower: Follower) -> None:
     gateway_commands.reconnect(follower)
 
 
+@app.command(short_help="Show what a gateway prints.")
+def logs(
+    follower: Follower,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with every new line until Ctrl-C.")] = False,
+    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many lines.")] = 200,
+) -> None:
+    """Show what a follower's gateway prints, or the last words of the one before; needs no running manager."""
+    from spreadpilot_core.ibkr.service import log_commands
+
+    log_commands.logs(follower, last=last, follow=follow)
+
+
+@app.command(short_help="Check everything the manager needs.")
+def doctor(as_json: Json = False) -> None:
+    """Check everything the manager needs, and say what to do; changes nothing. Exit code 1 when there is a problem."""
+    from spreadpilot_core.ibkr.service.doctor.command import doctor
+
+    if problems := doctor(as_json=as_json):
+        fail(f"The doctor found {problems} problem{'s' if problems > 1 else ''}.")
+
+
 # ---------------------------------------------------------------------------------------------- followers
 
 

@@ -45,6 +45,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     return grid
 
 
+def bare(rows: Iterable[Sequence[Any]]) -> Table:
+    """Rows without headings; the last column takes the room that is left."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for row in rows:
+        grid.add_row(*(value if isinstance(value, Text) else _cell(value) for value in row))
+    return grid
+
+
 def gateways(snapshots: Iterable[Row], *, now: datetime | None = None) -> Table:
     """One line a gateway; the sentence takes the room that is left."""
     now = now or datetime.now(UTC)

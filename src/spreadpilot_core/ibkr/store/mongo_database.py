@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus, urlsplit
 
@@ -85,6 +86,12 @@ class MongoDatabase:
                 raise client
             self._client = client
         await self._answer(lambda database: database.command("ping"))
+
+    async def now(self) -> datetime:
+        """The server's clock."""
+        told = (await self._answer(lambda database: database.command("hello")))["localTime"]
+        assert isinstance(told, datetime)
+        return told
 
     async def close(self) -> None:
         """Wait a little for what runs, then close every connection; safe to call twice and when never opened."""

@@ -53,6 +53,11 @@ def _inspect(engine: Engine, owner: str, request: Request) -> Answer:
     return {"container": engine.get(text(request, "container"), owner).describe()}
 
 
+def _log_size(engine: Engine, owner: str, request: Request) -> Answer:
+    log = engine.get(text(request, "container"), owner).log
+    return {"first": log.first, "next": log.next}
+
+
 async def _create(engine: Engine, owner: str, request: Request, told: Answer) -> Answer:
     order = Order.from_json({**mapping(request, "order"), "owner": owner})
     told["user"] = order.user
@@ -115,7 +120,7 @@ async def _script(engine: Engine, _owner: str, request: Request, _told: Answer) 
     return {}
 
 
-LOOKS: Mapping[str, Look] = {"prepare": _prepare, "list": _list, "inspect": _inspect}
+LOOKS: Mapping[str, Look] = {"prepare": _prepare, "list": _list, "inspect": _inspect, "log_size": _log_size}
 ACTS: Mapping[str, Act] = {
     "create": _create,
     "start": _start,

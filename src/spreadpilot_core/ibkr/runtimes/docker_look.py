@@ -1,0 +1,44 @@
+"""A look at gateways in containers: lists, inspections and logs of one owner's, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from spreadpilot_core.ibkr.protocols import Gateway
+from spreadpilot_core.ibkr.runtimes.docker import socket_path
+from spreadpilot_core.ibkr.runtimes.docker_containers import gateway_from
+from spreadpilot_core.ibkr.runtimes.docker_engine import Engine
+from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
+from spreadpilot_core.ibkr.runtimes.docker_streams import recent_lines
+from spreadpilot_core.ibkr.settings import Settings
+
+
+class DockerOnlooker:
+    """Fulfils `looking.Onlooker` on an open engine."""
+
+    def __init__(self, engine: Engine, naming: Naming) -> None:
+        self.engine = engine
+        self._naming = naming
+
+    async def find(self) -> Sequence[Gateway]:
+        """Every gateway of this owner."""
+        rows = await self.engine.containers([self._naming.owner_label])
+        inspections = [await self.engine.inspect_container(row["Id"]) for row in rows]
+        found = [gateway_from(each, naming=self._naming, newest_image=None) for each in inspections if each is not None]
+        return [gateway for gateway in found if gateway is not None]
+
+    def lines(self, gateway: Gateway, *, last: int, follow: bool) -> AsyncGenerator[str, None]:
+        """The newest lines; a container has one life only, so all that it printed is this life's."""
+        return recent_lines(self.engine, gateway.container_id, last, follow=follow)
+
+
+@asynccontextmanager
+async def look_at_docker(settings: Settings) -> AsyncIterator[DockerOnlooker]:
+    """Reach the engine, and let go of it again without touching anything."""
+    engine = Engine(socket_path(settings.docker_host))
+    try:
+        await engine.open()
+        yield DockerOnlooker(engine, Naming(settings.container_prefix))
+    finally:
+        await engine.close()

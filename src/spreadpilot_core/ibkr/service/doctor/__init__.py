@@ -1,0 +1,13 @@
+"""`doctor`: looks at everything the manager needs, and says in one line each how it is and what to do.
+
+findings.py            what a check finds
+command.py             runs all checks at once, each within its time, and prints what they found
+machine_checks.py      state directory, clock, descriptors, a running manager
+store_checks.py        followers and records
+credential_checks.py   the encrypted store, Vault, every enabled follower's reference
+docker_checks.py       engine, image, network
+port_checks.py         the port range; port_holders.py tells who has a port
+
+Every check only looks: nothing is made, started, adopted or logged in, and no password is read where its version can be
+told without.
+"""

@@ -1,0 +1,146 @@
+"""Credentials: the encrypted store and its key, Vault by a courier, and every enabled follower's reference.
+
+Versions are asked for, passwords never. (Version 1 of Vault's key-value engine has no versions: there the courier must read,
+which it audits as always.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from spreadpilot_core.ibkr.credentials.couriers import Couriers, first_line
+from spreadpilot_core.ibkr.credentials.encrypted import KEY_FILE_NAME, EncryptedCredentials
+from spreadpilot_core.ibkr.credentials.refs import canonical_ref
+from spreadpilot_core.ibkr.errors import CredentialsRefusedError, GatewayManagerError
+from spreadpilot_core.ibkr.service.doctor.findings import Finding, counted, ok, problem, raised, wanted, warning
+from spreadpilot_core.ibkr.service.reading import read_roster
+from spreadpilot_core.ibkr.settings import Settings
+
+_PROBE = "gateway-manager-doctor"
+"""A secret that nobody has: Vault's no is as good as a yes, for a bad token gets another answer."""
+_NOT_ALLOWED = "Vault's policies"
+
+
+# ---------------------------------------------------------------------------------------------- the encrypted store
+
+
+async def stored(settings: Settings) -> Sequence[Finding]:
+    """Whether the store opens with its key, and who else may read the key."""
+    return await asyncio.to_thread(_stored, settings)
+
+
+def _stored(settings: Settings) -> list[Finding]:
+    store = _store(settings)
+    key = settings.credentials_passphrase_file or settings.credentials_key_file or settings.state_dir / KEY_FILE_NAME
+    private = _privacy(key)
+    if not store.path.exists():
+        return [ok("There are no stored credentials."), *private]
+    entries = store.list()
+    store.mark(("doctor", "", ""))  # opens the seal that is there to prove the key, and no password
+    return [ok(f"{store.path} opens with its key and holds {counted(len(entries), 'login')}."), *private]
+
+
+def _privacy(key: Path) -> list[Finding]:
+    try:
+        there = key.stat()
+    except OSError:  # missing or shut: opening the store tells
+        return []
+    mode = stat.S_IMODE(there.st_mode)
+    found = []
+    if mode & 0o077:
+        found.append(problem(f"Others may read or write the key {key} (mode {mode:04o}).", f"`chmod 600 {key}`"))
+    if there.st_uid != os.geteuid():
+        found.append(warning(f"The key {key} belongs to user {there.st_uid}.", f"`chown {os.geteuid()} {key}`"))
+    return found
+
+
+def _store(settings: Settings) -> EncryptedCredentials:
+    return EncryptedCredentials.at(
+        settings.state_dir,
+        key_file=settings.credentials_key_file,
+        passphrase_file=settings.credentials_passphrase_file,
+        mount=settings.vault_mount,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- references
+
+
+async def references(settings: Settings) -> Sequence[Finding]:
+    """Whether each enabled follower's reference names a secret that can be had."""
+    names: dict[str, list[str]] = {}
+    for follower in wanted(await read_roster(settings)):
+        names.setdefault(follower.vault_secret_ref, []).append(follower.id)
+    if settings.vault_enabled and settings.vault_addr:
+        return await _in_vault(settings, names)
+    missing = await asyncio.to_thread(_not_stored, settings, names)
+    found = _told(names, missing)
+    if settings.vault_enabled:
+        found.append(
+            warning("VAULT_ADDR is not set, so stored credentials alone are used.", "VAULT_ENABLED=false says so.")
+        )
+    return found
+
+
+def _not_stored(settings: Settings, refs: Mapping[str, object]) -> dict[str, GatewayManagerError]:
+    store, missing = _store(settings), {}
+    for ref in refs:
+        try:
+            store.version(ref)
+        except GatewayManagerError as error:
+            missing[ref] = error
+    return missing
+
+
+def _told(names: Mapping[str, Sequence[str]], errors: Mapping[str, GatewayManagerError]) -> list[Finding]:
+    if not names:
+        return [ok("No follower is enabled, so no secret is needed.")]
+    found = [problem(f"{', '.join(names[ref])}: {error.what}", error.hint) for ref, error in errors.items()]
+    good = len(names) - len(errors)
+    return [ok(f"{counted(good, 'secret')} of {len(names)} can be had."), *found] if good else found
+
+
+# ---------------------------------------------------------------------------------------------- Vault
+
+
+async def _in_vault(settings: Settings, names: Mapping[str, Sequence[str]]) -> list[Finding]:
+    couriers = Couriers(first_line(settings) | {"only_looks": True, "remember": False})
+    try:
+        asked = [_PROBE] if not names else list(names)
+        answers = await asyncio.gather(*(couriers.version(ref) for ref in asked), return_exceptions=True)
+    finally:
+        await couriers.close()
+    errors = {ref: each for ref, each in zip(asked, answers, strict=True) if isinstance(each, GatewayManagerError)}
+    away = [each for each in errors.values() if not isinstance(each, CredentialsRefusedError) and not _is_shut(each)]
+    if away:
+        return [_vault_away(away[0]), await asyncio.to_thread(_stand_ins, settings, names)]
+    good = ok(f"Vault at {settings.vault_addr} answers, and the token is good.")
+    errors.pop(_PROBE, None)
+    shut = [
+        warning(f"{', '.join(names[ref])}: {each.what}", each.hint) for ref, each in errors.items() if _is_shut(each)
+    ]
+    refused = {ref: each for ref, each in errors.items() if not _is_shut(each)}
+    return [good, *_told(names, refused), *shut]
+
+
+def _is_shut(error: GatewayManagerError) -> bool:
+    """Our token is good, but may not look at versions."""
+    return error.what.startswith(_NOT_ALLOWED)
+
+
+def _vault_away(error: GatewayManagerError) -> Finding:
+    found = raised(error)
+    return found if found.cure else problem(found.what, "Check VAULT_ADDR and the token (`vault token lookup`).")
+
+
+def _stand_ins(settings: Settings, names: Mapping[str, Sequence[str]]) -> Finding:
+    try:
+        stored_refs = {entry.ref for entry in _store(settings).list()}
+    except GatewayManagerError as error:
+        return raised(error)
+    here = sum(canonical_ref(ref, mount=settings.vault_mount) in stored_refs for ref in names)
+    return warning(f"While Vault can't be used, {here} of {counted(len(names), 'secret')} are stored here.")

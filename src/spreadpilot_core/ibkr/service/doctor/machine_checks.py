@@ -1,0 +1,180 @@
+"""This machine: the state directory, the clock, descriptors, and whether a manager runs already."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import stat
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.service import tables
+from spreadpilot_core.ibkr.service.client import ControlClient, NoManagerError
+from spreadpilot_core.ibkr.service.doctor.findings import Finding, counted, ok, problem, wanted, warning
+from spreadpilot_core.ibkr.service.reading import mongo, read_records, read_roster
+from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.state_dir import LOCK
+
+_MIB = 1024 * 1024
+_NEEDED_DISK = 100 * _MIB
+_COMFORTABLE_DISK = 1024 * _MIB
+_BUILT = datetime(2026, 1, 1, tzinfo=UTC)
+"""No clock that is right can be before this."""
+_NOTICED_SKEW = 5.0
+_HARMFUL_SKEW = 60.0
+_DESCRIPTORS = 128
+_DESCRIPTORS_EACH = 8
+"""What the manager opens at most: for itself, and for each gateway (log, API, probe, courier's door)."""
+
+
+# ---------------------------------------------------------------------------------------------- state directory
+
+
+async def state_dir(settings: Settings) -> Sequence[Finding]:
+    """Mode, owner and room."""
+    return await asyncio.to_thread(_state_dir, settings.state_dir)
+
+
+def _state_dir(directory: Path) -> list[Finding]:
+    try:
+        there = directory.stat()
+    except FileNotFoundError:
+        return [_to_be_made(directory)]
+    except OSError as error:
+        return [problem(f"{directory} can't be looked at ({error.strerror}).", "Run this as the manager's user.")]
+    if not stat.S_ISDIR(there.st_mode):
+        return [problem(f"{directory} is no directory.", "Move it aside, or set GATEWAY_MANAGER_STATE_DIR.")]
+    if there.st_uid != os.geteuid():
+        cure = "Run every command as the manager's user, or give that user the directory (`chown -R`)."
+        return [problem(f"{directory} belongs to user {there.st_uid}, and this is user {os.geteuid()}.", cure)]
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return [problem(f"{directory} can't be written.", f"`chmod 700 {directory}`; is it mounted read-only?")]
+    found = [_room(directory)]
+    if open_to := stat.S_IMODE(there.st_mode) & 0o077:
+        what = f"{directory} lets others in (mode {stat.S_IMODE(there.st_mode):04o}, {open_to:03o} too much)."
+        found.append(warning(what, f"`chmod 700 {directory}`; the manager does so when it starts."))
+    return found
+
+
+def _to_be_made(directory: Path) -> Finding:
+    above = next(each for each in directory.absolute().parents if each.exists())
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+        return ok(f"{directory} is not there yet; the first start makes it.")
+    return problem(f"{directory} can't be made: {above} can't be written.", "Set GATEWAY_MANAGER_STATE_DIR.")
+
+
+def _room(directory: Path) -> Finding:
+    free = shutil.disk_usage(directory).free
+    what = f"{directory} is this user's, with {free // _MIB} MiB free."
+    if free < _NEEDED_DISK:
+        return problem(what, f"Make room: below {_NEEDED_DISK // _MIB} MiB records and audit lines may get lost.")
+    return warning(what, "Make room soon.") if free < _COMFORTABLE_DISK else ok(what)
+
+
+# ---------------------------------------------------------------------------------------------- clock
+
+
+async def clock(settings: Settings) -> Sequence[Finding]:
+    """Against whatever other clock there is, and the data base of time zones."""
+    found = [_time_zones()]
+    now = datetime.now(UTC)
+    if now < _BUILT:
+        cure = "Set it (`timedatectl set-ntp true`): login budgets and Vault's tokens go by it."
+        return [*found, problem(f"The clock says {now:%Y-%m-%d %H:%M} UTC, which is long ago.", cure)]
+    try:
+        return [*found, *await _compared(settings)]
+    except GatewayManagerError as error:
+        return [*found, warning(f"The clock could not be compared with another: {error.what}")]
+
+
+async def _compared(settings: Settings) -> list[Finding]:
+    found = []
+    if settings.store.startswith("mongodb:"):
+        async with mongo(settings) as database:
+            found.append(_skew(database.label, await database.now(), datetime.now(UTC)))
+    else:
+        found.append(await _against_records(settings))
+    if settings.runtime_url.startswith("docker:"):
+        from spreadpilot_core.ibkr.runtimes.docker_look import look_at_docker
+
+        async with look_at_docker(settings) as looking:
+            told = str((await looking.engine.facts())["SystemTime"])
+            found.append(_skew("the Docker Engine", datetime.fromisoformat(told), datetime.now(UTC)))
+    return found
+
+
+async def _against_records(settings: Settings) -> Finding:
+    records = await read_records(settings) or {}
+    newest = max((each.updated_at for each in records.values() if each.updated_at), default=None)
+    now = datetime.now(UTC)
+    if newest is not None and (newest - now).total_seconds() > _HARMFUL_SKEW:
+        what = f"The clock says {now:%Y-%m-%d %H:%M:%S} UTC, but a record was written at {newest:%Y-%m-%d %H:%M:%S}."
+        return problem(what, "It was set back: check it (`timedatectl`), for login budgets go by it.")
+    return ok(f"The clock says {now:%Y-%m-%d %H:%M:%S} UTC.")
+
+
+def _skew(whose: str, theirs: datetime, ours: datetime) -> Finding:
+    seconds = abs((theirs - ours).total_seconds())
+    if seconds <= _NOTICED_SKEW:
+        return ok(f"The clock agrees with that of {whose}.")
+    what = f"The clock and that of {whose} are {seconds:.0f} s apart."
+    cure = "Let both hosts keep time (`timedatectl set-ntp true`)."
+    return problem(what, cure) if seconds > _HARMFUL_SKEW else warning(what, cure)
+
+
+def _time_zones() -> Finding:
+    try:
+        ZoneInfo("America/New_York")
+    except (ZoneInfoNotFoundError, OSError):
+        cure = "Install it: `apt-get install tzdata`, or `pip install tzdata`."
+        return problem("There is no data base of time zones, so IBKR's reset windows can't be told.", cure)
+    return ok("The data base of time zones is there.")
+
+
+# ---------------------------------------------------------------------------------------------- descriptors
+
+
+async def descriptors(settings: Settings) -> Sequence[Finding]:
+    """What one process may open, against the size of the fleet."""
+    try:
+        gateways = len(wanted(await read_roster(settings)))
+    except GatewayManagerError:
+        gateways = settings.port_range_end - settings.port_range_start + 1
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _DESCRIPTORS + _DESCRIPTORS_EACH * gateways
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        return [ok(f"A process may open {limit} files; {counted(gateways, 'gateway')} need up to {needed}.")]
+    what = f"A process may open {limit} files, but {counted(gateways, 'gateway')} need up to {needed}."
+    raise_it = f"`ulimit -n {needed}`" if most == resource.RLIM_INFINITY or most >= needed else "raise the hard limit"
+    return [problem(what, f"{raise_it[0].upper()}{raise_it[1:]}, or LimitNOFILE={needed} in the systemd unit.")]
+
+
+# ---------------------------------------------------------------------------------------------- the manager
+
+
+async def manager(settings: Settings) -> Sequence[Finding]:
+    """Whether one runs, and what it says of its gateways."""
+    if not await asyncio.to_thread((settings.state_dir / LOCK).exists):
+        return [ok(f"No manager has run on {settings.state_dir} yet; `gateway-manager run` starts one.")]
+    try:
+        gateways = await asyncio.to_thread(_gateways, settings.state_dir)
+    except NoManagerError as error:
+        return [ok(str(error))]
+    running = sum(each["status"] == "RUNNING" for each in gateways)
+    found = [ok(f"A manager runs; {running} of its {counted(len(gateways), 'gateway')} are RUNNING.")]
+    found += [
+        warning(f"{each['follower_id']} is FAILED ({each['state']}).", tables.what(each))
+        for each in gateways
+        if each["status"] == "FAILED"
+    ]
+    return found
+
+
+def _gateways(directory: Path) -> list[dict[str, object]]:
+    with ControlClient(directory) as client:
+        return client.gateways()

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spreadpilot_core.ibkr.errors import StoreUnavailableError
+from spreadpilot_core.ibkr.service.doctor.command import examine
+from spreadpilot_core.ibkr.service.doctor.findings import Check, Finding, Verdict, ok
+from spreadpilot_core.ibkr.settings import Settings
+from support.command import PROGRAM, Command
+from support.docker_bench import Bench, bench_fixture, engine_fixture, own_engine_fixture  # noqa: F401  # fixtures
+from support.docker_images import simulator_image
+from support.home import PASSWORD, Home
+from support.vault import BaoServer
+from support.waiting import PATIENCE, wait_until
+
+Lines = Mapping[str, list[dict[str, Any]]]
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    place = Home()
+    yield place
+    asyncio.run(place.end())
+
+
+@pytest.fixture
+def command(home: Home) -> Command:
+    return Command(home)
+
+
+def examined(command: Command, **environment: str) -> Lines:
+    """What the doctor finds, by check; exit code and standard error agree with it."""
+    done = command("doctor", "--json", **environment)
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for each in json.loads(done.stdout):
+        lines.setdefault(each["check"], []).append(each)
+    problems = sum(each["verdict"] == "problem" for found in lines.values() for each in found)
+    assert done.returncode == (1 if problems else 0), done.stdout
+    assert (f"found {problems} problem" in done.stderr) == bool(problems), done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+    return lines
+
+
+def problem(lines: Lines, check: str) -> dict[str, Any]:
+    """The one problem of this check, and no other check's."""
+    found = [each for lines_of_one in lines.values() for each in lines_of_one if each["verdict"] == "problem"]
+    assert [each["check"] for each in found] == [check], found
+    return found[0]
+
+
+def traces(home: Home) -> dict[str, int]:
+    """Every file of the home with the time of its last change."""
+    return {str(path): path.stat().st_mtime_ns for path in home.directory.rglob("*")}
+
+
+async def _add(home: Home, *follower_ids: str) -> None:
+    await home.add(*follower_ids)
+
+
+def add(home: Home, *follower_ids: str) -> None:
+    asyncio.run(_add(home, *follower_ids))
+
+
+# ---------------------------------------------------------------------------------------------- all is well
+
+
+def test_a_healthy_home_has_no_problem(home: Home, command: Command) -> None:
+    """Followers with their secrets, a free port range: every check is ok, and Docker's are not even named."""
+    add(home, "alice", "bob")
+    lines = examined(command)
+    assert {each["verdict"] for found in lines.values() for each in found} == {"ok"}
+    assert not {"engine", "image", "network"} & set(lines)
+    assert "2 usable followers, 2 of which" in lines["followers"][0]["what"]
+    assert "2 secrets of 2" in lines["secrets"][0]["what"]
+    assert "12 of the 12 ports" in lines["ports"][0]["what"]
+
+
+def test_it_changes_nothing(home: Home, command: Command, tmp_path: Path) -> None:
+    """Neither the home nor a directory that is not there yet has another file or another content after it."""
+    add(home, "alice")
+    before = traces(home)
+    examined(command)
+    assert traces(home) == before
+    missing = tmp_path / "nowhere"
+    lines = examined(command, GATEWAY_MANAGER_STATE_DIR=str(missing))
+    assert "not there yet" in lines["state_dir"][0]["what"]
+    assert not missing.exists()
+
+
+def test_for_people_one_line_each(command: Command) -> None:
+    """Without `--json` each finding is one line: verdict, check, sentence with the cure."""
+    done = command("doctor")
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert {row[0] for row in rows} <= {"ok", "warning", "problem"}
+    assert ["warning", "followers"] in [row[:2] for row in rows]
+    assert "gateway-manager followers add" in done.stdout
+
+
+def test_beside_a_running_manager(home: Home, command: Command) -> None:
+    """It tells the manager, its gateways and the ports they hold, and logs nobody in."""
+    add(home, "alice", "bob")
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        wait_until(lambda: [each["state"] for each in command.json("status")] == ["ready", "ready"])
+        operations = (home.directory / "operations.jsonl").read_bytes()
+        lines = examined(command)
+        assert "2 of its 2 gateways are RUNNING" in lines["manager"][0]["what"]
+        assert "2 held by this manager's gateways" in lines["ports"][0]["what"]
+        assert "2 simulated gateways" in lines["runtime"][0]["what"]
+        assert "2 followers had a gateway" in lines["records"][0]["what"]
+        assert (home.directory / "operations.jsonl").read_bytes() == operations
+
+
+# ---------------------------------------------------------------------------------------------- something is broken
+
+
+@pytest.mark.parametrize("content", [b"no key at all", b"", None])
+def test_a_key_that_cant_be_used(home: Home, command: Command, content: bytes | None) -> None:
+    """A garbage, empty or missing key file is a problem of the credentials alone, with the cure; the others go on."""
+    add(home, "alice")
+    key = home.directory / "credentials.key"
+    if content is None:
+        key.unlink()
+    else:
+        key.write_bytes(content)
+    found = problem(examined(command), "credentials")
+    assert str(key) in found["what"]
+    assert "backup" in found["cure"]
+    assert content is not None or not key.exists()
+
+
+def test_a_key_of_another_store(home: Home, command: Command) -> None:
+    """A well-formed key that did not seal this store is told apart from a good one."""
+    add(home, "alice")
+    key = home.directory / "credentials.key"
+    key.write_bytes(b"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n")
+    assert "not the one that sealed" in problem(examined(command), "credentials")["what"]
+
+
+def test_a_key_that_others_may_read(home: Home, command: Command) -> None:
+    """A key file with a generous mode is a problem, with the command that cures it."""
+    add(home, "alice")
+    key = home.directory / "credentials.key"
+    key.chmod(0o644)
+    assert problem(examined(command), "credentials")["cure"] == f"`chmod 600 {key}`"
+
+
+def test_garbage_for_followers(home: Home, command: Command) -> None:
+    """A file that is no TOML is told with its line, by the followers' and secrets' checks; all others have their say."""
+    add(home, "alice")
+    home.followers_file.write_bytes(b"[[follower]]\nid = \n")
+    lines = examined(command)
+    assert "line 2" in lines["followers"][0]["what"]
+    assert lines["followers"][0]["verdict"] == "problem"
+    assert {"state_dir", "ports", "records", "credentials", "clock", "descriptors", "manager"} <= set(lines)
+
+
+def test_a_record_that_cant_be_used(home: Home, command: Command) -> None:
+    """One faulty record is named with its fault, beside the usable ones."""
+    add(home, "alice")
+    with home.followers_file.open("a") as file:
+        file.write('\n[[follower]]\nid = "bob"\nvault_secret_ref = "ibkr/bob"\ntrading_mode = "dream"\n')
+    found = problem(examined(command), "followers")
+    assert "bob" in found["what"]
+    assert "dream" in found["what"]
+
+
+def test_a_reference_to_nothing(home: Home, command: Command) -> None:
+    """A follower whose secret is nowhere is named, with the command that stores it."""
+    add(home, "alice", "bob")
+    assert command("credentials", "remove", "ibkr/bob").returncode == 0
+    found = problem(examined(command), "secrets")
+    assert found["what"].startswith("bob: ")
+    assert "credentials set ibkr/bob" in found["cure"]
+
+
+def test_records_that_are_no_database(home: Home, command: Command) -> None:
+    """A damaged records file is told with its cure."""
+    add(home, "alice")
+    (home.directory / "records.sqlite3").write_bytes(b"garbage" * 1000)
+    lines = examined(command)
+    assert lines["records"][0]["verdict"] == "problem"
+    assert "move the file aside" in lines["records"][0]["cure"]
+
+
+def test_busy_ports(home: Home, command: Command) -> None:
+    """Too few ports are a problem that names the program that has the others."""
+    add(home, "alice")
+    port = home.settings["port_range_start"]
+    with socket.create_server(("127.0.0.1", port)):
+        found = problem(examined(command, PORT_RANGE_END=str(port)), "ports")
+    assert f"process {os.getpid()}" in found["what"]
+    assert "0 of the 1 ports" in found["what"]
+
+
+def test_a_file_for_a_state_directory(command: Command, tmp_path: Path) -> None:
+    """A state directory that is a file is told."""
+    place = tmp_path / "file"
+    place.write_text("")
+    assert examined(command, GATEWAY_MANAGER_STATE_DIR=str(place))["state_dir"][0]["verdict"] == "problem"
+
+
+def test_a_state_directory_that_lets_others_in(home: Home, command: Command) -> None:
+    """A generous mode is a warning: the manager mends it by itself."""
+    add(home, "alice")
+    home.directory.chmod(0o755)
+    assert [each["verdict"] for each in examined(command)["state_dir"]] == ["ok", "warning"]
+
+
+def test_too_few_descriptors(home: Home, command: Command) -> None:
+    """A limit that the fleet would reach is told with the line for systemd."""
+    add(home, *(f"f{i}" for i in range(12)))
+    done = subprocess.run(
+        [PROGRAM, "doctor"],
+        env=command.environment,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 4096)),
+    )
+    assert done.returncode == 1
+    assert "LimitNOFILE=224" in done.stdout
+
+
+def test_a_wrong_setting(command: Command) -> None:
+    """A setting that can't be used is the one line there is."""
+    assert "port_range_start is 'seventy'" in problem(examined(command, PORT_RANGE_START="seventy"), "settings")["what"]
+
+
+def test_no_engine(home: Home, command: Command) -> None:
+    """Without a Docker Engine its line says how to get one; what depends on it is not known, and the rest is examined."""
+    add(home, "alice")
+    nowhere = f"unix://{home.directory}/no.sock"
+    lines = examined(command, GATEWAY_MANAGER_RUNTIME_URL="docker:", DOCKER_HOST=nowhere)
+    found = problem(lines, "engine")
+    assert "no.sock" in found["what"]
+    assert "Install Docker" in found["cure"]
+    assert [lines[name][0]["verdict"] for name in ("image", "network", "secrets")] == ["warning", "warning", "ok"]
+
+
+def test_no_mongodb(command: Command) -> None:
+    """A MongoDB that is away is told by the stores' lines, without the password of its address."""
+    lines = examined(
+        command,
+        GATEWAY_MANAGER_STORE_URL="mongodb:",
+        MONGO_URI="mongodb://user:pl4nted@127.0.0.1:9/?serverSelectionTimeoutMS=200",
+    )
+    assert [lines[name][0]["verdict"] for name in ("followers", "records")] == ["problem", "problem"]
+    assert "pl4nted" not in json.dumps(lines)
+
+
+# ---------------------------------------------------------------------------------------------- Vault
+
+
+@pytest.mark.real_part("vault")
+def test_vault_by_its_metadata(home: Home, command: Command, tmp_path: Path) -> None:
+    """A good token, a missing secret, a bad token, a Vault that is away: each told, no secret read, no memory revoked."""
+    add(home, "alice", "bob")
+    with BaoServer(tmp_path) as vault:
+        vault.put("ibkr/alice", IB_USER="u", IB_PASS=PASSWORD)
+        access = {"VAULT_ENABLED": "true", "VAULT_ADDR": vault.address, "VAULT_TOKEN": vault.root.token}
+        before = traces(home)
+        lines = examined(command, **access)
+        assert "token is good" in lines["secrets"][0]["what"]
+        assert "1 secret of 2" in lines["secrets"][1]["what"]
+        assert problem(lines, "secrets")["what"].startswith("bob: Vault has no secret")
+        assert traces(home) == before
+        told = examined(command, **access | {"VAULT_TOKEN": "s.wrong"})["secrets"]
+        assert [each["verdict"] for each in told] == ["problem", "warning"]
+        assert "token" in told[0]["what"]
+        assert "2 of 2 secrets are stored here" in told[1]["what"]
+    assert "unavailable" in examined(command, **access)["secrets"][0]["what"]
+
+
+# ---------------------------------------------------------------------------------------------- a real engine
+
+
+@pytest.mark.real_part("docker")
+def test_on_a_real_engine(home: Home, bench: Bench) -> None:
+    """Engine, image with its generation, and network are told; a foreign or open network is a problem; logs come too."""
+    image = simulator_image(bench.api, "ibcontroller")
+    command = Command(
+        home,
+        runtime_url="docker:",
+        container_prefix=bench.prefix,
+        gateway_image=image,
+    )
+    command.environment |= {
+        "DOCKER_HOST": f"unix://{bench.engine.socket}",
+        "GATEWAY_IMAGE": image,
+        "CONTAINER_PREFIX": bench.prefix,
+    }
+    add(home, "alice")
+    lines = examined(command)
+    assert {each["verdict"] for found in lines.values() for each in found} == {"ok"}
+    assert "API 1." in lines["engine"][0]["what"]
+    assert "its controller is ibcontroller" in lines["image"][0]["what"]
+    assert "agrees with that of the Docker Engine" in lines["clock"][-1]["what"]
+
+    missing = examined(command, GATEWAY_IMAGE="gm-none:1", GATEWAY_MANAGER_IMAGE_PULL_POLICY="never")
+    assert "docker pull gm-none:1" in problem(missing, "image")["cure"]
+    unreachable = examined(command, GATEWAY_IMAGE="127.0.0.1:9/gm-none:1")
+    assert "127.0.0.1:9" in problem(unreachable, "image")["what"]
+
+    name, owner = f"{bench.prefix}-network", {"spreadpilot.gateway-manager.owner": bench.prefix}
+    bench.api.ask("POST", "/networks/create", body={"Name": name, "Labels": owner})
+    try:
+        assert "can reach each other" in problem(examined(command), "network")["what"]
+    finally:
+        bench.api.ask("DELETE", f"/networks/{name}")
+
+
+@pytest.mark.real_part("docker")
+async def test_lines_of_a_container(home: Home, bench: Bench) -> None:
+    """`logs` shows a container's newest lines, and leaves the network of a fleet that has none alone."""
+    runtime = await bench.runtime()
+    await bench.ready(runtime, bench.spec("alice"))
+    command = Command(home, runtime_url="docker:")
+    command.environment |= {"DOCKER_HOST": f"unix://{bench.engine.socket}", "CONTAINER_PREFIX": bench.prefix}
+    done = await asyncio.to_thread(command, "logs", "alice", "--last", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 3
+
+
+# ---------------------------------------------------------------------------------------------- the checks' own trouble
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [(StoreUnavailableError("It is away."), "It is away."), (RuntimeError("pl4nted"), "RuntimeError at ")],
+)
+async def test_a_check_that_fails(trouble: Exception, words: str) -> None:
+    """An expected error is its own sentence; a defect is named by its place, never by a text that may hold anything."""
+
+    async def look(_: Settings) -> list[Finding]:
+        raise trouble
+
+    (found,) = await examine(Check("any", look), Settings.read())
+    assert found.verdict is Verdict.PROBLEM
+    assert words in found.what
+    assert "pl4nted" not in found.what
+
+
+async def test_a_check_that_hangs() -> None:
+    """A check has its time and no more."""
+
+    async def look(_: Settings) -> list[Finding]:
+        await asyncio.Event().wait()
+        return [ok("never")]
+
+    (found,) = await examine(Check("any", look, within=0.01), Settings.read())
+    assert "no answer within 0.01 s" in found.what
