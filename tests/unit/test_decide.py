@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, Wanted
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
 from spreadpilot_core.ibkr.login_log import LoginPhase
-from spreadpilot_core.ibkr.protocols import RuntimeState
+from spreadpilot_core.ibkr.protocols import LoginOutcome, RuntimeState
 from support.decide_world import START, World
 
 
@@ -171,6 +171,74 @@ def test_the_first_loss_after_a_good_login_is_made_good_at_once() -> None:
         world.step()
 
     assert world.now - lost >= timedelta(seconds=30)
+
+
+def test_containers_that_vanish_are_losses_too() -> None:
+    """A container that somebody removes after each login is not replaced again and again without a pause."""
+    world = walk(World())
+    vanish(world)
+    assert settled_ready(world)
+    vanish(world)
+    lost = world.now
+    while world.containers < 3:
+        world.step()
+
+    assert world.now - lost >= timedelta(seconds=30)
+    assert world.counted() == []
+
+
+def test_a_paused_gateway_is_asked_on_and_nothing_is_launched_beside_it() -> None:
+    """Paused with an open connection: not ready, heartbeats go on, and no secret is read for another one."""
+    world = walk(World())
+    assert world.gateway is not None
+    world.gateway = replace(world.gateway, state=RuntimeState.PAUSED)
+    kinds = set()
+    for _ in range(20):
+        decision = world.step()
+        assert decision.state is State.RECONNECTING
+        kinds.add(decision.action.kind if decision.action else None)
+
+    assert kinds == {None, ActionKind.HEARTBEAT}
+
+
+def test_a_clock_that_was_set_back_puts_no_heartbeat_off() -> None:
+    """An hour back, and the next heartbeat is not an hour away: a frozen gateway would look ready all the while."""
+    world = walk(World())
+    world.now -= timedelta(hours=1)
+
+    assert any((decision := world.step()).action and decision.action.kind is ActionKind.HEARTBEAT for _ in range(3))
+
+
+def test_nothing_is_concluded_or_begun_while_nobody_knows_what_is_there() -> None:
+    """A launch whose answer was lost leaves its login open, and its user held, until the runtime was listed."""
+    world = World()
+    while world.gateway is None:
+        world.step()
+    vanish(world)
+    world.stale = True
+    for wanted in (Wanted.RUN, Wanted.STOP):
+        world.wanted = wanted
+        for _ in range(5):
+            decision = world.step()
+            assert decision.action is None
+            assert decision.settle is None
+
+    world.stale = False
+    world.step()
+    assert [each.outcome for each in world.counted()] == [LoginOutcome.UNFINISHED]
+
+
+def test_every_login_that_the_controller_typed_is_written_down_one_by_one() -> None:
+    """Three logins in the log of one container, seen at once: the first is failed, and two more are booked."""
+    world = World()
+    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
+        world.step()
+    world.phase(LoginPhase.AUTHENTICATING, attempts=3)
+    booked = [world.step().book_login for _ in range(4)]
+
+    assert booked == [True, True, False, False]
+    assert world.record.logins_booked == 3
+    assert len(world.counted()) == 1  # the world itself books nothing
 
 
 def test_failed_logins_wait_five_minutes_then_ten_and_then_a_human_must_look() -> None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from spreadpilot_core.ibkr.deciding.reset_windows import reset_window_end
 from spreadpilot_core.ibkr.login_log import LoginPhase, LoginView, exit_meaning
-from spreadpilot_core.ibkr.protocols import Gateway, LoginOutcome, Record, RuntimeState
+from spreadpilot_core.ibkr.protocols import ContainerId, Gateway, LoginOutcome, Record, RuntimeState
 
 THROTTLE_WITHOUT_FIGURE = timedelta(minutes=10)
 """IBKR said "too many attempts" without a wait that could be read; its longest stated one is under 5 minutes."""
@@ -28,7 +28,13 @@ class Conclusion:
 
 
 def conclude(
-    view: LoginView | None, gateway: Gateway | None, record: Record, *, region: str | None, now: datetime
+    view: LoginView | None,
+    gateway: Gateway | None,
+    record: Record,
+    *,
+    container: ContainerId,
+    region: str | None,
+    now: datetime,
 ) -> Conclusion | None:
     """The conclusion when the login of this gateway is over for good, else None.
 
@@ -38,7 +44,7 @@ def conclude(
     phase = view.phase if view is not None else LoginPhase.UNKNOWN
     evidence = f' It logged: "{view.evidence}".' if view is not None and view.evidence else ""
     if view is not None and (phase is LoginPhase.REJECTED or _is_rejection(view, region, now)):
-        return _rejected(view, gateway, record, region=region, now=now, evidence=evidence)
+        return _rejected(view, record, container=container, region=region, now=now, evidence=evidence)
     if phase is LoginPhase.THROTTLED:
         wait = timedelta(seconds=view.wait_seconds) if view and view.wait_seconds else THROTTLE_WITHOUT_FIGURE
         until = now + wait + THROTTLE_AIR
@@ -52,7 +58,7 @@ def conclude(
         reset_over = reset_window_end(now, region)
         where = " during IBKR's reset" if reset_over else ""
         return Conclusion(LoginOutcome.FAILED, f"The login failed{where}.{evidence}", record, reset_over)
-    return _ended(view, gateway, record, evidence) if ended else None
+    return _ended(view, gateway, record, container, evidence) if ended else None
 
 
 def _is_rejection(view: LoginView, region: str | None, now: datetime) -> bool:
@@ -61,10 +67,9 @@ def _is_rejection(view: LoginView, region: str | None, now: datetime) -> bool:
 
 
 def _rejected(
-    view: LoginView, gateway: Gateway | None, record: Record, *, region: str | None, now: datetime, evidence: str
+    view: LoginView, record: Record, *, container: ContainerId, region: str | None, now: datetime, evidence: str
 ) -> Conclusion:
-    container = gateway.container_id if gateway is not None else None
-    logged_in_before = view.completed_before or (container is not None and record.logged_in_before == container)
+    logged_in_before = view.completed_before or record.logged_in_before == container
     spent = record.false_rejection_used
     if logged_in_before and (spent is None or now - spent >= FALSE_REJECTION_AGAIN):
         sentence = f"The login was rejected in a session that had been logged in, which IBKR does falsely.{evidence}"
@@ -75,14 +80,16 @@ def _rejected(
     return Conclusion(LoginOutcome.REJECTED, sentence, record)
 
 
-def _ended(view: LoginView | None, gateway: Gateway | None, record: Record, evidence: str) -> Conclusion:
+def _ended(
+    view: LoginView | None, gateway: Gateway | None, record: Record, container: ContainerId, evidence: str
+) -> Conclusion:
     if gateway is None:
         meaning, code = "is gone", None
     else:
         code = gateway.exit_code
         meaning = f"ended with code {code} ({exit_meaning(gateway.dialect, code).sentence})"
     completed = view is not None and (view.completed or view.completed_before)
-    completed = completed or (gateway is not None and record.logged_in_before == gateway.container_id)
+    completed = completed or record.logged_in_before == container
     oom = "".join(f" {notice}" for notice in gateway.notices) if gateway is not None else ""
     sentence = f"The gateway's container {meaning}.{oom}{evidence}"
     if view is not None and view.phase is LoginPhase.CONFLICT:
@@ -91,7 +98,8 @@ def _ended(view: LoginView | None, gateway: Gateway | None, record: Record, evid
     elif view is not None and view.human and not completed:
         sentence = f"{view.human}{evidence}"
         record = replace(record, needs_human=sentence)
-    if completed:
-        return Conclusion(LoginOutcome.SUCCEEDED, sentence, record, is_loss=True)
+    # A login that is still open although one completed earlier is a later one, which the controller typed by itself.
     outcome = LoginOutcome.UNFINISHED if gateway is None else LoginOutcome.FAILED
-    return Conclusion(outcome, sentence, record)
+    if view is not None and view.completed:
+        outcome = LoginOutcome.SUCCEEDED
+    return Conclusion(outcome, sentence, record, is_loss=completed)

@@ -59,7 +59,8 @@ def decide(before: Memory, seen: Observation, fleet: FleetView, now: datetime) -
     decision = next((found for policy in POLICIES if (found := policy(situation)) is not None), None)
     if decision is None:
         decision = launching(situation)
-    if seen.gateway_stale and decision.action is None and seen.running is None and not seen.runtime_fault:
+    look = seen.gateway_stale and seen.gateway is not None and not seen.runtime_fault
+    if look and decision.action is None and seen.running is None:
         decision = replace(decision, action=LOOK)
     memory = replace(
         decision.memory,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
 from spreadpilot_core.ibkr.deciding.learning import is_logged_in
@@ -24,12 +23,7 @@ def unanswered(s: Situation) -> Decision | None:
     if connection is None or not connection.is_open or not missed:
         return None
     action = Action(ActionKind.DROP_CONNECTION, s.memory.trouble or "a heartbeat was missed")
-    return replace_running(s.verdict(State.RECONNECTING, s.memory.trouble, "A new client is connected.", action=action))
-
-
-def replace_running(decision: Decision) -> Decision:
-    """The client is dropped now; look again at once."""
-    return replace(decision, recheck_after=0.0)
+    return s.verdict(State.RECONNECTING, s.memory.trouble, "A new client is connected.", action=action)
 
 
 def _missed(s: Situation) -> bool:
@@ -42,14 +36,15 @@ def _missed(s: Situation) -> bool:
 def connected(s: Situation) -> Decision | None:
     """Ready when every proof is there; degraded while the gateway has lost IBKR."""
     connection, gateway = s.seen.connection, s.seen.gateway
-    if gateway is None or gateway.state is not RuntimeState.RUNNING or connection is None or not connection.is_open:
+    here = gateway is not None and gateway.state in (RuntimeState.RUNNING, RuntimeState.PAUSED)
+    if gateway is None or not here or connection is None or not connection.is_open:
         return None
     if s.seen.reconnect_asked:
         action = Action(ActionKind.DROP_CONNECTION, "An operator asked for a new connection.")
-        return replace_running(s.verdict(State.RECONNECTING, action.why, "A new client is connected.", action=action))
+        return s.verdict(State.RECONNECTING, action.why, "A new client is connected.", action=action)
     link_lost = connection.link_lost_since is not None
-    beat = None
-    if s.memory.heartbeat_due <= s.now:
+    beat, due = None, _heartbeat_due(s)
+    if due is None:
         beat = Action(ActionKind.HEARTBEAT, "a heartbeat is due", probe_instead=link_lost)
     if not is_logged_in(s.seen) and not (
         s.memory.heartbeats == 0 and (s.seen.login is None or not s.seen.login.saw_start)
@@ -58,12 +53,20 @@ def connected(s: Situation) -> Decision | None:
     if s.memory.heartbeats == 0:
         state = State.RECONNECTING if s.memory.was_ready else State.CONNECTING
         reason = s.memory.trouble or "It is connected, and its first heartbeat is awaited."
-        return s.verdict(state, reason, "A heartbeat must be answered.", action=beat, until=s.memory.heartbeat_due)
-    due = max(s.memory.heartbeat_due, s.now + timedelta(seconds=0.05))
+        return s.verdict(state, reason, "A heartbeat must be answered.", action=beat, until=due)
+    if gateway.state is RuntimeState.PAUSED:
+        then = "It goes on when it is resumed, and is replaced when it does not answer."
+        return s.verdict(State.RECONNECTING, "Its container is paused.", then, action=beat, until=due)
     if link_lost:
         reason = _link_reason(s, connection)
         return s.verdict(State.DEGRADED, reason, "The gateway reconnects to IBKR by itself.", action=beat, until=due)
     return s.verdict(State.READY, None, None, action=beat, until=due)
+
+
+def _heartbeat_due(s: Situation) -> datetime | None:
+    """When the next heartbeat is due; None: now. A clock that was set back puts no heartbeat off."""
+    due, interval = s.memory.heartbeat_due, timedelta(seconds=s.seen.limits.healthcheck_interval)
+    return due if s.now < due <= s.now + interval else None
 
 
 def _logged_out(s: Situation, beat: Action | None) -> Decision:

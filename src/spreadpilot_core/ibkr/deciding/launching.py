@@ -14,7 +14,6 @@ from spreadpilot_core.ibkr.deciding.pacing import next_login
 from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.protocols import LoginOutcome
 
-
 FOLLOWERS_UNKNOWN = "The followers were not read yet."
 
 
@@ -47,11 +46,11 @@ def _cannot_look(s: Situation) -> Decision | None:
         return s.verdict(State.QUEUED, reason, "It starts when the runtime answers.")
     if s.seen.gateway_stale:
         return s.verdict(
-            State.QUEUED,
-            "Its container changed.",
-            "The runtime is asked.",
-            action=Action(ActionKind.INSPECT, "changed"),
+            State.QUEUED, "Nobody knows whether its last launch left a container.", "The runtime is asked."
         )
+    if s.seen.gateway is not None:
+        state = State.RECONNECTING if s.memory.was_ready else State.CONNECTING
+        return s.verdict(state, f"Its container is {s.seen.gateway.state.value}.", "It is watched.")
     if s.seen.attempt is not None:
         reason = "The end of its last login is being written down."
         return s.verdict(State.QUEUED, reason, "Nobody logs in before it is.", until=s.now + timedelta(seconds=1))

@@ -47,14 +47,15 @@ def learn(memory: Memory, seen: Observation, now: datetime) -> Learned:
     memory, record = _life_ended(memory, seen, now)
     if seen.attempt is None and memory.settlement is not None:
         memory = replace(memory, settlement=None)  # the ledger has it
+    typed = seen.login.attempts if seen.login is not None and seen.gateway is not None else 0
+    if typed > max(1, record.logins_booked):
+        record = replace(record, logins_booked=max(1, record.logins_booked) + 1)  # one by one, each is written down
+        repeated = Settlement(LoginOutcome.FAILED, "The controller typed the login again by itself.")
+        return Learned(memory, record, repeated if seen.attempt else None, book_login=True)
     if memory.settlement is not None:
         return Learned(memory, record, memory.settlement, book_login=False)
     if seen.gateway is None or seen.gateway.state is not RuntimeState.RUNNING:
         return Learned(memory, record, None, book_login=False)
-    if seen.login is not None and seen.login.attempts > max(1, record.logins_booked):
-        record = replace(record, logins_booked=seen.login.attempts)
-        repeated = Settlement(LoginOutcome.FAILED, "The controller typed the login again by itself.")
-        return Learned(memory, record, repeated if seen.attempt else None, book_login=True)
     if not is_logged_in(seen):
         return Learned(memory, record, None, book_login=False)
     record = replace(record, logged_in_before=seen.gateway.container_id, rejected_user=None, rejected_version=None)
@@ -105,7 +106,7 @@ def _life_ended(memory: Memory, seen: Observation, now: datetime) -> tuple[Memor
     record = seen.record
     if memory.life != memory.concluded and _can_conclude(seen):
         region = seen.follower.region if seen.follower else None
-        conclusion = conclude(seen.login, seen.gateway, record, region=region, now=now)
+        conclusion = conclude(seen.login, seen.gateway, record, container=memory.life[0], region=region, now=now)
         if conclusion is not None:
             memory, record = conclude_life(memory, conclusion, now), conclusion.record
     if gone:

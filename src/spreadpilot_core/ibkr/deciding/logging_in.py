@@ -13,7 +13,6 @@ from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.login_log import LoginPhase
 from spreadpilot_core.ibkr.protocols import RuntimeState
 
-
 SOON = timedelta(seconds=0.5)
 LOG_SILENCE = timedelta(seconds=5)
 """A log whose start is still kept has spoken after this; longer silence means that it no longer reaches the start."""

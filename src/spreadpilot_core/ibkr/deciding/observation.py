@@ -153,7 +153,7 @@ class Observation:
     """A sentence while the runtime can't be reached."""
     gateway: Gateway | None = None
     gateway_stale: bool = False
-    """An event said that the container changed; INSPECT tells how."""
+    """What is known of the container is in doubt: INSPECT tells, or, where none is known, the fleet's next list."""
     login: LoginView | None = None
     log_ended: bool = True
     """The log of this container can bring nothing more (of a container that ended, it was read to its end)."""

@@ -20,7 +20,7 @@ def changed(s: Situation) -> Decision | None:
     While a connection is open, its proof stands and the others decide; `decide` has the runtime asked all the same.
     """
     connected = s.seen.connection is not None and s.seen.connection.is_open
-    if not s.seen.gateway_stale or s.seen.runtime_fault or connected:
+    if not s.seen.gateway_stale or s.seen.gateway is None or s.seen.runtime_fault or connected:
         return None
     reason = s.memory.trouble or "Its container changed."
     state = State.RECONNECTING if s.memory.was_ready else _not_ready(s.memory.state)

@@ -26,6 +26,10 @@ def unwanted(s: Situation) -> Decision | None:
         return s.verdict(
             state, f"{why} Its gateway is being {_doing(s.seen.running)}.", "It will be gone within the grace."
         )
+    if s.seen.gateway is None and s.seen.gateway_stale:
+        return s.verdict(
+            state, f"{why} Nobody knows whether its last launch left a container.", "The runtime is asked."
+        )
     if s.seen.gateway is None:
         held = s.seen.permit is not None and s.seen.permit.state is PermitState.HELD and s.seen.attempt is None
         action = Action(ActionKind.RETURN_PERMIT, why) if held or s.seen.permit is not None else None
