@@ -31,6 +31,8 @@ class ActionSlot:
         self._task: asyncio.Task[Ended] | None = None
         self.kind: ActionKind | None = None
         """What is in flight."""
+        self.container_actions = 0
+        """How many actions on the container were begun: a list asked for before the last of them is older than that."""
         self.deed: Deed | None = None
         """What a launch in flight was given."""
         self.outcome: Outcome | None = None
@@ -46,6 +48,7 @@ class ActionSlot:
     def begin(self, kind: ActionKind, work: Coroutine[Any, Any, Ended]) -> None:
         """Start it; its end calls `take`."""
         self.kind = kind
+        self.container_actions += kind in CHANGES_CONTAINER
         self._task = self._tasks.begin(kind.value, work, then=self._ended)
 
     def make_way(self, *, but_for: ActionKind | None = None, abort: bool = True) -> None:

@@ -190,6 +190,7 @@ async def _clean_up(
             if there is not None and there.state is not RuntimeState.CREATED:
                 return Ended(gateway=there, record=record, attempt=started)  # the start had worked all the same
             if started is not None and there is None:
+                house.ports.release(attempt.follower_id)
                 return failed(error, failure, record=record, attempt=started)
             _must_hold_term(house)
             await house.runtime.remove(container_id, grace=0)
@@ -258,10 +259,8 @@ async def remove(house: House, gateway: Gateway, *, grace: float) -> Ended:
     return Ended(last_words=words)
 
 
-async def inspect(house: House, gateway: Gateway | None) -> Ended:
+async def inspect(house: House, gateway: Gateway) -> Ended:
     """Ask the runtime what the container is now; `gateway` None in the answer means gone."""
-    if gateway is None:
-        return Ended(runtime_unsure=True)
     try:
         return Ended(gateway=await house.runtime.inspect(gateway.container_id))
     except GatewayManagerError as error:

@@ -176,8 +176,10 @@ class Fleet:
         await self._reaching.until_reached("runtime", self._house.runtime.open, tell=self._runtime_away)
         while True:
             self._relist_asked.clear()
+            before = {each: supervisor.slot.container_actions for each, supervisor in self.supervisors.items()}
             busy = {each for each, supervisor in self.supervisors.items() if supervisor.slot.is_busy_with_container}
             found = await self._reaching.until_reached("runtime", self._house.runtime.find, tell=self._runtime_away)
+            busy |= {each for each, it in self.supervisors.items() if it.slot.container_actions != before.get(each, 0)}
             self._take_list({gateway.follower_id: gateway for gateway in found}, busy)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.full_comparison_interval):

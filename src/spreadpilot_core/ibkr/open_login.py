@@ -74,7 +74,7 @@ class OpenLogin:
             self.attempt = replace(self.attempt, started_at=None)
 
     async def write_down(
-        self, decision: Decision, gateway: Gateway | None, record: Record, follower: Follower | None
+        self, decision: Decision, there: Callable[[], Gateway | None], record: Record, follower: Follower | None
     ) -> None:
         """Settle the open login, then book the one that the controller typed by itself.
 
@@ -82,14 +82,14 @@ class OpenLogin:
         """
         try:
             if decision.settle is not None:
-                await self._settle(decision.settle, gateway_gone=gateway is None)
-            if decision.book_login and gateway is not None:
+                await self._settle(decision.settle, there)
+            if decision.book_login and (gateway := there()) is not None:
                 await self._book(record, gateway.container_id, follower)
         finally:
             self.is_being_written = False
             self._wake()
 
-    async def _settle(self, settlement: Settlement, *, gateway_gone: bool) -> None:
+    async def _settle(self, settlement: Settlement, there: Callable[[], Gateway | None]) -> None:
         """Write its end down; the permit is free once that is durable."""
         if self.attempt is None:
             return
@@ -98,7 +98,7 @@ class OpenLogin:
         self._teller.settled(outcome, settlement.sentence)
         self.attempt = None
         self.permit = None
-        if gateway_gone:
+        if there() is None:
             self.give_back()
         else:
             self._house.admission.settled(self._id)

@@ -38,7 +38,7 @@ class Presence:
         self._wake = wake
         self.gateway: Gateway | None = None
         self.stale = False
-        """An event said that the container changed."""
+        """An event said that the container changed, or an action left it open what is there."""
         self.connection: Connection | None = None
         self.secret_forgotten = True
         self.log_ended = True

@@ -124,11 +124,14 @@ class GatewaySupervisor:
 
     def _publish(self, decision: Decision, seen: Observation) -> None:
         before, self.decision, self._memory = self.decision, decision, decision.memory
-        if decision.record != self.record:
-            self.keep_record(decision.record)
+        record, writes = decision.record, self.login.is_being_written
+        if decision.book_login and writes:  # its turn comes
+            record = replace(record, logins_booked=self.record.logins_booked)
+        if record != self.record:
+            self.keep_record(record)
         if decision.refuse_restart is not None:
             self.requests.restart_asked, self.requests.refused_restart = None, decision.refuse_restart
-        if (decision.settle is not None or decision.book_login) and not self.login.is_being_written:
+        if (decision.settle is not None or decision.book_login) and not writes:
             self.login.is_being_written = True
             self._tasks.begin("write down the login", self._write_down(decision))
         self.presence.drop_closed_connection()
@@ -143,7 +146,7 @@ class GatewaySupervisor:
         self._house.ledger.keep(self.record)
 
     async def _write_down(self, decision: Decision) -> None:
-        await self.login.write_down(decision, self.presence.gateway, self.record, self.follower)
+        await self.login.write_down(decision, lambda: self.presence.gateway, self.record, self.follower)
         if decision.settle is not None:
             self.prepared = None  # what counts against the user has changed
             self.wake()
@@ -187,13 +190,15 @@ class GatewaySupervisor:
         match action.kind:
             case ActionKind.PREPARE if self.follower is not None and self.spec is not None:
                 return actions.prepare(house, self.follower, self.spec)
+            case ActionKind.LAUNCH if self.login.is_being_written:
+                return None  # its end wakes
             case ActionKind.LAUNCH if self.follower is not None and self.spec is not None and self.prepared is not None:
                 by_operator = self.requests.operator_login
                 limit = None if by_operator else house.limits.login_budget
                 deed = actions.Deed(self.follower, self.spec, self.prepared, self.record, by_operator, limit)
                 self.slot.deed = deed
                 return actions.launch(house, deed)
-            case ActionKind.INSPECT:
+            case ActionKind.INSPECT if gateway is not None:
                 there.stale = False
                 return actions.inspect(house, gateway)
             case ActionKind.CONNECT if gateway is not None:
@@ -234,8 +239,8 @@ class GatewaySupervisor:
             case ActionKind.CONNECT if ended.connection is not None:
                 self.presence.connection = ended.connection
             case ActionKind.INSPECT if ended.failure is not None:
-                self.presence.stale = True
-            case ActionKind.INSPECT if not ended.runtime_unsure:
+                self._relist()
+            case ActionKind.INSPECT:
                 self.see(ended.gateway)
             case ActionKind.REMOVE if ended.failure is None:
                 self._removed(ended)
@@ -244,6 +249,7 @@ class GatewaySupervisor:
             case _:
                 pass
         if ended.runtime_unsure:
+            self.presence.stale = True  # nothing is concluded, nor begun, before the runtime has said what is there
             self._relist()
         self.wake()
 
@@ -251,10 +257,11 @@ class GatewaySupervisor:
         self.prepared = None
         self.login.attempt = ended.attempt
         self._house.admission.started(self.follower_id)
-        if ended.record is not None:
-            self.record = ended.record
+        if ended.record is not None:  # an operator's word that came meanwhile stays
+            self.keep_record(replace(ended.record, stopped_by_operator=self.record.stopped_by_operator))
+        if ended.gateway is not None or (ended.attempt is not None and ended.attempt.started_at is not None):
+            self.requests.operator_login = False  # it is spent
         if ended.gateway is not None:
-            self.requests.operator_login = False
             self.presence.secret_forgotten = False
             self.see(ended.gateway)
             self._teller.launched(ended.gateway)
@@ -277,6 +284,7 @@ class GatewaySupervisor:
     def see(self, gateway: Gateway | None) -> None:
         """The container as the runtime says it is now; None: confirmed gone, and with it what it held."""
         if self.presence.see(gateway):
+            self.requests.restart_asked = None
             self._house.ports.release(self.follower_id)
             if self.login.attempt is None:
                 self.login.give_back()
@@ -328,7 +336,7 @@ class GatewaySupervisor:
     def is_idle(self) -> bool:
         """Whether no gateway is there and nothing is being done about one."""
         busy = self.slot.kind is not None or self.login.is_being_written or self.login.attempt is not None
-        return self.presence.gateway is None and not busy
+        return self.presence.gateway is None and not self.presence.stale and not busy
 
     @property
     def has_open_login(self) -> bool:
@@ -352,6 +360,7 @@ class GatewaySupervisor:
 
     def stop_by_operator(self) -> None:
         """To be remembered: only an operator's launch starts it again."""
+        self.requests.operator_login = False
         self.keep_record(replace(self.record, stopped_by_operator=True))
 
     def ask_restart(self) -> int:
