@@ -24,6 +24,8 @@ from requests.adapters import HTTPAdapter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from benchmarks.support.figures import figure, report
+
 from spreadpilot_core.ibkr.credentials.couriers import Couriers, courier_environment, first_line
 from spreadpilot_core.ibkr.protocols import FollowerId
 from spreadpilot_core.ibkr.settings import Settings
@@ -72,8 +74,8 @@ def one_courier(bao: BaoServer, base: str | None, followers: int) -> tuple[float
         return asyncio.run(through_a_courier(bao, Path(state_dir), followers))
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--followers", type=int, default=100)
     options.add_argument("--rounds", type=int, default=9)
     given = options.parse_args()
@@ -92,17 +94,22 @@ def main() -> int:
             disks.append(on_disk)
             ratios.append(courier / without)
     each = 1000 / given.followers
-    print(f"bare hvac reads         {statistics.median(bares) * each:6.2f} ms a follower")
-    print(f"through one courier     {statistics.median(couriers) * each:6.2f} ms a follower")
-    print(
-        f"ratio                   {statistics.median(ratios):6.2f}    (rounds {min(ratios):.2f} to {max(ratios):.2f}; at most 1.3)"
+    report(
+        [
+            figure(
+                "through one courier, against bare hvac reads", statistics.median(ratios), "times", target="at most 1.3"
+            ),
+            figure("bare hvac reads, a follower", statistics.median(bares) * each, "ms"),
+            figure("through one courier, a follower", statistics.median(couriers) * each, "ms"),
+            figure(
+                "more for the audit's flushes, a follower",
+                (statistics.median(disks) - statistics.median(couriers)) * each,
+                "ms",
+            ),
+            figure("a courier's start, once a burst", statistics.median(starts) * 1000, "ms"),
+        ]
     )
-    print(
-        f"audit's flushes         {(statistics.median(disks) - statistics.median(couriers)) * each:6.2f} ms a follower, more"
-    )
-    print(f"courier's start         {statistics.median(starts) * 1000:6.0f} ms, once a burst")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

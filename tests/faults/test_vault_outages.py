@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from spreadpilot_core.ibkr.audit import AuditTrail
-from spreadpilot_core.ibkr.credentials.couriers import Couriers, courier_environment
+from spreadpilot_core.ibkr.credentials.couriers import SILENCE, Couriers, courier_environment
 from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialsUnavailableError
 from spreadpilot_core.ibkr.protocols import FollowerId, Login
-from support.couriers import couriers_in, pids
+from support.couriers import couriers_in, is_alive, pids
 from support.tcp_proxy import TcpProxy
 from support.vault import BaoServer
 from support.waiting import until
@@ -50,7 +50,7 @@ def bao(server: BaoServer) -> BaoServer:
 
 @asynccontextmanager
 async def fleet(
-    bao: BaoServer, state_dir: Path, *, address: str | None = None, **vault: str
+    bao: BaoServer, state_dir: Path, *, address: str | None = None, silence: float = SILENCE, **vault: str
 ) -> AsyncIterator[Couriers]:
     """Couriers of one manager whose environment holds these variables of Vault's."""
     environment = courier_environment({**os.environ, **(vault or {"VAULT_TOKEN": bao.token("reader")})})
@@ -59,6 +59,7 @@ async def fleet(
         settings={"vault_enabled": True, "vault_addr": address or bao.address},
         command=(sys.executable, "-c", HURRIED),
         environment=environment,
+        silence=silence,
     ) as couriers:
         yield couriers
 
@@ -146,6 +147,20 @@ async def test_one_outage_is_one_backoff_for_the_whole_fleet(bao: BaoServer, tmp
             proxy.mode = "pass"
             await end_of(couriers)
             assert (await read(couriers)).source == "vault"
+
+
+async def test_an_answer_that_never_ends_costs_one_courier(bao: BaoServer, tmp_path: Path) -> None:
+    """Where Vault dribbles an answer for ever, the courier that waits for it is given up, and the next one reads."""
+    with TcpProxy(bao.port) as proxy:
+        async with fleet(bao, tmp_path, address=proxy.address, silence=8.0) as couriers:
+            await read(couriers, 0)
+            [stuck] = pids(couriers)
+            proxy.mode = "dribble"
+            with pytest.raises(CredentialsUnavailableError, match="owed an answer for 8 s"):
+                await read(couriers, 1)
+            await until(lambda: not is_alive(stuck))
+            proxy.mode = "pass"
+            assert (await read(couriers, 1)).source == "vault"
 
 
 async def test_a_token_revoked_in_the_middle_is_an_outage(bao: BaoServer, tmp_path: Path) -> None:

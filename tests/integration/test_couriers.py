@@ -165,7 +165,7 @@ async def test_a_silent_courier_is_given_up_and_replaced(state_dir: Path) -> Non
         await read(couriers)
         [pid] = pids(couriers)
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(CredentialsUnavailableError, match="said nothing for 1 s"):
+        with pytest.raises(CredentialsUnavailableError, match="owed an answer for 1 s"):
             await read(couriers)
         await until(lambda: not is_alive(pid))
         assert (await read(couriers)).user == "user0"

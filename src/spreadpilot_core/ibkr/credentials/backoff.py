@@ -52,7 +52,8 @@ class SharedBackoff:
 
     def __init__(self, pace: Pace | None = None) -> None:
         self._pace = pace or Pace()
-        self._answers = False
+        self.answers = False
+        """Whether the server answered when it was last asked."""
         self._finding_out = threading.Lock()
         self._verdict: _Verdict | None = None
 
@@ -64,13 +65,13 @@ class SharedBackoff:
         """
         failed: AwayError | None = None
         for _ in range(self._pace.retries):
-            if self._answers:
+            if self.answers:
                 try:
                     return ask()
                 except AwayError as error:
-                    failed, self._answers = error, False
+                    failed, self.answers = error, False
             with self._finding_out:
-                if not self._answers:
+                if not self.answers:
                     return self._find_out(ask, failed)
         assert failed is not None  # it answered others each time, and never this caller
         raise failed
@@ -103,9 +104,9 @@ class SharedBackoff:
         except AwayError:
             raise
         except BaseException:
-            self._answers = True  # a refusal is an answer too
+            self.answers = True  # a refusal is an answer too
             raise
-        self._answers = True
+        self.answers = True
         return answer
 
 

@@ -1,7 +1,7 @@
 """`Couriers`: the manager's side of the courier. It starts one when there is something to ask, and ends it or lets it end.
 
 Fulfils `CredentialDesk`. One courier serves a burst of followers, asked by many tasks at once; one that is dead or has
-been silent for 30 s while it owes an answer is given up, what it owed fails, and the next question starts another.
+owed an answer for 30 s is given up, what it owed fails, and the next question starts another.
 Cancelling a caller takes nothing from the others. What goes through here is references, users, versions, tickets and
 doors; a password never does, and nothing that could read one (hvac, cryptography) is loaded here.
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -39,7 +41,7 @@ log = structlog.get_logger(__name__)
 
 COMMAND = (sys.executable, "-m", "spreadpilot_core.ibkr.credentials.courier")
 SILENCE = 30.0
-"""Seconds a courier may owe an answer without saying anything."""
+"""Seconds a courier may owe an answer."""
 AGE = 60.0
 """Seconds after which a courier is asked for no more secrets, so that those it has seen go with it."""
 _FAREWELL = 3.0
@@ -222,6 +224,18 @@ class _LeftError(Exception):
     """The courier left before it read the question."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What somebody waits for."""
+
+    answer: asyncio.Future[dict[str, Any]]
+    since: float
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
 class _Courier:
     """One process and what it owes."""
 
@@ -231,8 +245,8 @@ class _Courier:
         self._process = process
         self._silence = silence
         self._loop = asyncio.get_running_loop()
-        self._born = self._heard = self._loop.time()
-        self._owed: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._born = self._loop.time()
+        self._owed: dict[int, _Question] = {}
         self._asked = 0
 
     @property
@@ -246,13 +260,10 @@ class _Courier:
             raise _LeftError
         self._asked += 1
         number = self._asked
-        if not self._owed:
-            self._heard = self._loop.time()
-        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        self._owed[number] = future
+        self._owed[number] = question = _Question(self._loop.create_future(), since=self._loop.time())
         self.tell({"id": number, **request})
         try:
-            return await future
+            return await question.answer
         finally:
             self._owed.pop(number, None)
 
@@ -284,16 +295,15 @@ class _Courier:
             self.kill()
             raise
         if silent or code or self._owed:
-            why = f"it said nothing for {self._silence:.0f} s" if silent else f"it ended with exit code {code}"
+            why = f"it owed an answer for {self._silence:.0f} s" if silent else f"it ended with exit code {code}"
             log.warning("courier failed", why=why, words=words)
             self.settle(why)
 
     def settle(self, why: str) -> None:
         """Fail whatever it still owes."""
         self.is_leaving = True
-        for future in self._owed.values():
-            if not future.done():
-                future.set_exception(CredentialsUnavailableError(f"The courier failed: {why}."))
+        for question in self._owed.values():
+            question.fail(CredentialsUnavailableError(f"The courier failed: {why}."))
 
     async def _listen(self) -> bool:
         """Take its lines until it ends; whether it was ended because it fell silent."""
@@ -304,38 +314,42 @@ class _Courier:
                 async with asyncio.timeout(min(1.0, self._silence / 4)):
                     line = await self._process.stdout.readline()
             except TimeoutError:
-                if self._owed and not silent and self._loop.time() - self._heard >= self._silence:
-                    silent = True
-                    self.kill()
+                line = None
+            if not silent and self._owes_for_long():
+                silent = True
+                self.kill()
+            if line is None:
                 continue
             if not line:
                 self.is_leaving = True
                 return silent
-            self._heard = self._loop.time()
             self._take(json.loads(line))
+
+    def _owes_for_long(self) -> bool:
+        oldest = min((question.since for question in self._owed.values()), default=math.inf)
+        return self._loop.time() - oldest >= self._silence
 
     def _take(self, line: dict[str, Any]) -> None:
         if line.get("leaving"):
             self.is_leaving = True
-            for future in self._owed.values():
-                if not future.done():
-                    future.set_exception(_LeftError())
+            for question in self._owed.values():
+                question.fail(_LeftError())
         elif said := line.get("said"):
             log.info("courier says", said=said)
         else:
             self._answer(line)
 
     def _answer(self, line: dict[str, Any]) -> None:
-        future = self._owed.get(line["id"])
-        if future is None or future.done():
+        question = self._owed.get(line["id"])
+        if question is None or question.answer.done():
             if "ticket" in line:  # nobody waits for it any more
                 self._asked += 1
                 self.tell({"id": self._asked, "do": "forget", "ticket": line["ticket"]})
         elif failed := line.get("error"):
             kind = _ERRORS.get(failed["kind"], CredentialsUnavailableError)
-            future.set_exception(kind(failed["what"], hint=failed["hint"]))
+            question.fail(kind(failed["what"], hint=failed["hint"]))
         else:
-            future.set_result(line)
+            question.answer.set_result(line)
 
     def _close_stdin(self) -> None:
         assert self._process.stdin is not None  # it was started with a pipe

@@ -95,7 +95,7 @@ class VaultCredentials:
         self._mark = mark
         self._backoff = backoff or SharedBackoff()
         self._session = _Session(access)
-        self._tries = ThreadPoolExecutor(_CONNECTIONS, "vault")
+        self._tries = ThreadPoolExecutor(thread_name_prefix="find out")
         self._kv_version: int | None = None
 
     @property
@@ -146,7 +146,12 @@ class VaultCredentials:
         return self._backoff.run(lambda: self._within_time(lambda: self._proven(path, call)))
 
     def _within_time(self, work: Callable[[], T]) -> T:
-        """A server that sends a byte now and then must not hold us for ever."""
+        """A server that sends a byte now and then must not hold us while we find out whether it answers.
+
+        Once it does, each byte has its time limit, and the manager gives up on a courier that owes an answer for 30 s.
+        """
+        if self._backoff.answers:
+            return work()
         try:
             return self._tries.submit(work).result(TRY_TIME)
         except TimeoutError:
