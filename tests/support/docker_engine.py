@@ -39,6 +39,7 @@ _SET_FLAGS = 0x8914  # SIOCSIFFLAGS
 _UP_AND_RUNNING = 0x41
 _PREFIX = "gateway-manager-engine-"
 _READY_SECONDS = 60
+_GROUPS_SECONDS = 5
 _PROGRAMS = ("dockerd", "containerd", "docker-init", "unshare", "nsenter", "setpriv")
 _HOLDER = "setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc docker-init -- sleep infinity"
 _OTHER_ENGINE = "GATEWAY_MANAGER_TEST_DOCKER_HOST"
@@ -125,9 +126,7 @@ class OwnEngine:
         self._holder.wait()
         for helper in self._helpers:
             helper.wait(timeout=_READY_SECONDS)
-        for directory in sorted(Path("/sys/fs/cgroup").glob(f"**{self._group}/**/"), reverse=True):
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        _remove_groups(self._directory.name)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     # ------------------------------------------------------------------ inside
@@ -186,11 +185,32 @@ def _bring_loopback_up() -> None:
 
 
 def _sweep() -> None:
-    """Remove what a pytest that was killed left: its engine is dead, its files are not."""
-    for directory in Path("/tmp").glob(f"{_PREFIX}*"):
-        pid = directory.name.removeprefix(_PREFIX).partition("-")[0]
+    """Remove what a pytest that was killed left: its engine is dead, its files and control groups are not."""
+    left = {directory.name for place in ("/tmp", *_group_roots()) for directory in Path(place).glob(f"{_PREFIX}*")}
+    for name in left:
+        pid = name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove_groups(name)
+            shutil.rmtree(Path("/tmp") / name, ignore_errors=True)
+
+
+def _group_roots() -> list[str]:
+    """Where control groups begin: one tree, or in the older form one for each controller."""
+    root = Path("/sys/fs/cgroup")
+    return [str(root), *(str(tree) for tree in root.glob("*") if (tree / "tasks").exists() or tree.name == "unified")]
+
+
+def _remove_groups(name: str) -> None:
+    """Remove the empty control groups of an engine; the kernel may take a moment to see that they are empty."""
+    deadline = time.monotonic() + _GROUPS_SECONDS
+    while trees := [tree for root in _group_roots() if (tree := Path(root) / name).exists()]:
+        for tree in trees:
+            for directory in (*sorted((one for one in tree.rglob("*") if one.is_dir()), reverse=True), tree):
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
 
 
 _OWN = pytest.StashKey[OwnEngine]()
