@@ -25,7 +25,7 @@ class Tasks:
         self._running: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
-        return len(self._running)
+        return sum(not task.done() for task in self._running)  # one that is over stays until its callbacks have run
 
     def begin(
         self, name: str, work: Coroutine[Any, Any, T], *, then: Callable[[asyncio.Task[T]], None] | None = None
