@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from spreadpilot_core.ibkr import presence
+from spreadpilot_core.ibkr.deciding import logging_in
 from spreadpilot_core.ibkr.errors import GatewayManagerError, LaunchError, RuntimeUnavailableError
 from spreadpilot_core.ibkr.events import StateChanged
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager, State
@@ -285,3 +288,31 @@ async def test_a_login_that_an_operator_took_is_taken_once(home: Home) -> None:
         assert [each.by_operator for each in await house.ledger.counted("user-anna")] == [True]
         assert not supervisor_of(manager).requests.operator_login
         assert house.ports.held() == {}
+
+
+async def test_a_log_that_can_not_be_read_holds_up_no_replacement(
+    home: Home, runtime: SimulatedRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that refuses its logs (some drivers can't read them): proven by the API alone, and replaced when it ends."""
+    monkeypatch.setattr(presence, "LOG_AGAIN", 0.05)
+    monkeypatch.setattr(logging_in, "LOG_SILENCE", timedelta(seconds=0.2))
+    await home.add(ANNA)
+    manager = home.manager()
+
+    async def refused(_: SimulatedRuntime, gateway: Gateway) -> AsyncIterator[str]:
+        msg = "configured logging driver does not support reading"
+        raise LaunchError(msg)
+        yield gateway.name
+
+    monkeypatch.setattr(SimulatedRuntime, "log", refused)
+    await manager.start()
+    try:
+        await state(manager, State.READY)
+        (first,) = await runtime.find()
+        await runtime.kill(ANNA)
+        await eventually(lambda: not manager.is_healthy(ANNA))
+        await state(manager, State.READY)
+        (second,) = await runtime.find()
+        assert first.container_id != second.container_id
+    finally:
+        await manager.stop()

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 LOG_AGAIN = 2.0
 """Seconds before a log that broke off is followed again."""
+LOG_TRIES = 3
+"""How often the log of a container that ended is tried: what it said last is worth a few seconds, and no more."""
 
 
 class Presence:
@@ -108,17 +110,20 @@ class Presence:
         self._log_task, self._login_log, self.log_ended = None, None, True
 
     async def _follow_log(self, gateway: Gateway, login_log: LoginLog) -> None:
-        """Read the log of this life to its end; a log that breaks off is followed again from its start."""
+        """Read the log of this life to its end; one that breaks off is followed again (it knows lines that come twice)."""
+        failures = 0
         while True:
             try:
                 async for line in self._house.runtime.log(gateway):
                     if login_log.read(line):
                         self._wake()
-            except UnavailableError as error:
-                log.debug("log broke off", follower=self._follower_id, error=str(error))
-                await asyncio.sleep(LOG_AGAIN)
-                self._login_log = login_log = LoginLog(gateway.dialect)
-                continue
+            except Exception as error:  # noqa: BLE001  # an outage, a refusal, a line that nobody foresaw: all the same here
+                level = "debug" if isinstance(error, UnavailableError) else "warning"
+                getattr(log, level)("log broke off", follower=self._follower_id, error=repr(error))
+                failures += not self.is_running
+                if failures < LOG_TRIES:
+                    await asyncio.sleep(LOG_AGAIN)
+                    continue
             self.log_ended = True
             self.stale = self.is_running  # a log ends with its container: ask the runtime
             self._wake()
