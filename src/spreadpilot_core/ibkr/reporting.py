@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -49,6 +50,7 @@ class Reporter:
         self._due = asyncio.Event()
         self._history: deque[HistoryEntry] = deque(maxlen=HISTORY_WAITING)
         self._shown: dict[FollowerId, tuple[object, ...]] = {}
+        self._changed_at: dict[FollowerId, datetime] = {}
 
     def begin(self) -> None:
         """Listen to the events and start writing."""
@@ -79,6 +81,7 @@ class Reporter:
         shown = (gateway.container_id if gateway else None, supervisor.client_id, supervisor.state.status)
         if self._shown.get(supervisor.follower_id) != shown:
             self._shown[supervisor.follower_id] = shown
+            self._changed_at[supervisor.follower_id] = self._house.clock()
             self._due.set()
 
     async def _run(self) -> None:
@@ -104,7 +107,6 @@ class Reporter:
                 self._history.popleft()
 
     def _mappings(self) -> list[GatewayMapping]:
-        now = self._house.clock()
         return [
             GatewayMapping(
                 follower_id=supervisor.follower_id,
@@ -113,7 +115,7 @@ class Reporter:
                 host_port=gateway.leases.host_port,
                 client_id=supervisor.client_id or gateway.leases.client_id,
                 status=supervisor.state.status.value,
-                last_updated=now,
+                last_updated=self._changed_at.get(supervisor.follower_id) or supervisor.since,
             )
             for supervisor in self._fleet.supervisors.values()
             if (gateway := supervisor.presence.gateway) is not None and supervisor.presence.is_running
