@@ -131,7 +131,7 @@ async def test_open_and_close_may_be_repeated(under_test: RecordsUnderTest) -> N
 async def test_cancelled_writers_harm_nobody(store: RecordStore) -> None:
     """Writes cancelled at every await leave each thing whole or absent, and the store usable at once."""
     moments = random.Random(7)  # the same moments in every run
-    for number in range(60):
+    for number in range(30):
         user = f"user {number}"
         attempt = an_attempt(number, user=user)
         work = [

@@ -87,7 +87,7 @@ async def store(under_test: MongoRecordsUnderTest) -> AsyncIterator[MongoRecords
     await store.close()
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.soak)])
 async def test_killed_server_loses_nothing_acknowledged(
     server: MongoServer, under_test: MongoRecordsUnderTest, store: MongoRecords, kills: int
 ) -> None:
