@@ -24,16 +24,16 @@ PATIENCE = 30.0
 class Home:
     """State directory, port range, and the settings that every manager of this home gets."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ports: int = 12) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="gm-home-", dir="/tmp"))  # short: it holds Unix sockets
-        first = free_ports(12)
+        first = free_ports(ports)
         self.settings: dict[str, Any] = {
             "state_dir": self.directory,
             "runtime_url": "simulated:",
             "store_url": "local:",
             "vault_enabled": False,
             "port_range_start": first,
-            "port_range_end": first + 11,
+            "port_range_end": first + ports - 1,
             "healthcheck_interval": 1.0,
             "heartbeat_timeout": 2.0,
             "connect_time": 8.0,
@@ -76,7 +76,7 @@ class Home:
 
     async def end(self) -> None:
         """Stop everything that this home's engine still runs, and leave nothing behind."""
-        if any(self.directory.glob("host*")):
+        if any(self.directory.glob("simulated-host*")):
             runtime = self.runtime()
             await runtime.open()
             for gateway in await runtime.find():

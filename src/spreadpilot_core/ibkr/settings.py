@@ -133,8 +133,10 @@ class Settings(BaseSettings):
     """Refuse orders over the API."""
     existing_session_action: Literal["primary", "primaryoverride", "secondary"] = "primary"
     """Who yields when the user logs in elsewhere; `primary` keeps this session."""
-    auto_restart_time: RestartTime = "11:45 PM"
-    """Daily restart in the gateway's time zone; outside IBKR's reset windows and inside staffed hours."""
+    auto_restart_time: RestartTime = "10:00 PM"
+    """Daily restart in the gateway's time zone, spread over the half hour after it so that not all gateways are away at
+    once; before IBKR's nightly and weekend resets in North America, when a restart may fail.
+    """
     time_zone: TimeZone = "America/New_York"
     """The gateways' time zone (IANA name)."""
     java_heap_mib: int = Field(default=768, ge=256, le=16384)
