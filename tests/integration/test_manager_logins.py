@@ -194,7 +194,9 @@ async def test_a_login_that_hangs_is_given_up_within_max_startup_time(home: Home
     await runtime.script(ANNA, [{"login_hangs": True}])
     async with running(home, max_startup_time=2.0) as manager:
         await state(manager, State.BACKING_OFF)
-        assert "1 login of user-anna failed" in (seen(manager, ANNA).reason or "")
+        await eventually(
+            lambda: "1 login of user-anna failed" in (seen(manager, ANNA).reason or ""), lambda: seen(manager, ANNA)
+        )
         assert await starts(home) == 1
 
 

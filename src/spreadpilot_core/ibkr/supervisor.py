@@ -92,7 +92,8 @@ class GatewaySupervisor:
                 try:
                     await self._cycle()
                 except Exception:  # a mistake of ours must not leave a gateway unwatched
-                    log.exception("cycle failed", follower=self.follower_id)
+                    with contextlib.suppress(OSError):  # nor may a log that nobody reads any more
+                        log.exception("cycle failed", follower=self.follower_id)
                     await asyncio.sleep(1)
         finally:
             await self._let_go()

@@ -7,6 +7,7 @@ holds a `Tasks` and decides. Stopping has stages: the owner asks (an event of it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -59,4 +60,5 @@ def _tell_failure(task: asyncio.Task[Any]) -> None:
     if task.cancelled():
         return
     if error := task.exception():
-        log.error("task failed", task=task.get_name(), exc_info=error)
+        with contextlib.suppress(OSError):  # whoever read the log may be gone
+            log.error("task failed", task=task.get_name(), exc_info=error)

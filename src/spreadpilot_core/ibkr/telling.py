@@ -6,6 +6,7 @@ use the same words.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import structlog
@@ -50,7 +51,12 @@ class Teller:
         shown = {
             key: value for key, value in event.as_dict().items() if key not in ("name", "at", "follower_id", "sentence")
         }
-        getattr(self._log, level)(event.name, sentence=sentence, **shown)
+        self._say(level, event.name, sentence=sentence, **shown)
+
+    def _say(self, level: str, event: str, **facts: Any) -> None:
+        """One log line. Whoever reads the log may be gone (a closed pipe, a full disk): no gateway may suffer from that."""
+        with contextlib.suppress(OSError):
+            getattr(self._log, level)(event, **facts)
 
     def _state_changed(self, before: Decision | None, decision: Decision) -> None:
         sentence = decision.reason or "It is ready."
@@ -66,7 +72,7 @@ class Teller:
         )
         self._house.bus.publish(event)
         level = "warning" if decision.state.status is GatewayStatus.FAILED else "info"
-        getattr(self._log, level)("StateChanged", state=decision.state.value, sentence=sentence)
+        self._say(level, "StateChanged", state=decision.state.value, sentence=sentence)
 
     def ready(self, connection: Connection, endpoint: str, client_id: int) -> None:
         """The gateway is proven ready; told once for each client."""
@@ -104,7 +110,7 @@ class Teller:
         if gateway is not None and wanted not in (Wanted.RUN, Wanted.KEEP):
             self._publish(events.GatewayStopped, f"Its container {gateway.name} was stopped and removed.")
         elif gateway is not None:
-            self._log.info("container removed", container=gateway.name)
+            self._say("info", "container removed", container=gateway.name)
 
     def settled(self, outcome: LoginOutcome, sentence: str) -> None:
         """A login has its outcome in the ledger."""
@@ -114,7 +120,7 @@ class Teller:
             case LoginOutcome.REJECTED:
                 self._publish(events.LoginRejected, sentence)
             case LoginOutcome.VOID:
-                self._log.info("login given back", sentence=sentence)
+                self._say("info", "login given back", sentence=sentence)
             case _:
                 self._publish(events.LoginFailed, sentence, outcome=outcome)
 
