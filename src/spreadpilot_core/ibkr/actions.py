@@ -8,6 +8,7 @@ give up at the next safe point instead.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from spreadpilot_core.ibkr.connections import ConnectError, Connection, Heartbea
 from spreadpilot_core.ibkr.deciding.observation import Failure, Prepared
 from spreadpilot_core.ibkr.errors import (
     CredentialsRefusedError,
-    DeliveryError,
+    DeliveryExpiredError,
     GatewayManagerError,
     LaunchError,
     LoginRefusedError,
@@ -32,6 +33,7 @@ from spreadpilot_core.ibkr.ledger import refusal_sentence
 from spreadpilot_core.ibkr.protocols import (
     ContainerId,
     Follower,
+    FollowerId,
     Gateway,
     GatewaySpec,
     LastWords,
@@ -46,6 +48,8 @@ log = structlog.get_logger(__name__)
 
 TICKET_AGE = timedelta(seconds=20)
 """Older than this a ticket may expire (30 s) before it is delivered: the secret is read again."""
+SETTLED_WITHIN = 2.0
+"""Seconds that a launch that failed waits until its login is given back durably."""
 CONNECT_TRY = 6.0
 """Seconds for one try to connect: the library's own default is 4 for each of its stages."""
 
@@ -92,6 +96,11 @@ def failed(error: GatewayManagerError, failure: Failure | None = None, **more: A
 def _must_hold_term(house: House) -> None:
     if not house.may_act():
         raise TermLostError
+
+
+def _must_be_wanted(deed: Deed) -> None:
+    if deed.abort.is_set():
+        raise LaunchError("The launch was given up before its start, since something else is wanted now.")
 
 
 async def prepare(house: House, follower: Follower, spec: GatewaySpec) -> Ended:
@@ -156,20 +165,29 @@ async def _launch_reserved(house: House, deed: Deed, prepared: Prepared, attempt
         created = await house.runtime.create(replace(deed.spec, user=prepared.login.user), leases)
         container_id = created.container_id
         await house.desk.deliver(prepared.login.ticket, created.door)
-        if deed.abort.is_set():
-            raise LaunchError("The launch was given up before its start, since something else is wanted now.")
+        _must_be_wanted(deed)
         await house.ledger.mark_started(attempt, container_id)
         started = replace(attempt, started_at=house.clock(), container_id=container_id)
         _must_hold_term(house)
+        _must_be_wanted(deed)
         gateway = await house.runtime.start(container_id)
-    except GatewayManagerError as error:
-        log.warning("launch failed", follower=follower_id, error=str(error))
+    except Exception as error:  # noqa: BLE001  # told as an error there; a reserved login is left open by none
+        failed_by = _told(error, follower_id)
         ended = await _clean_up(
-            house, error, attempt=attempt, started=started, container_id=container_id, record=record
+            house, failed_by, attempt=attempt, started=started, container_id=container_id, record=record
         )
         aborted = deed.abort.is_set() and ended.gateway is None
         return replace(ended, failure=Failure.ABORTED) if aborted and ended.failure is not None else ended
     return Ended(gateway=gateway, record=record, attempt=started)
+
+
+def _told(error: Exception, follower_id: FollowerId) -> GatewayManagerError:
+    """The error as one of ours; one that nobody foresaw must not leave a reserved login open either."""
+    if isinstance(error, GatewayManagerError):
+        log.warning("launch failed", follower=follower_id, error=str(error))
+        return error
+    log.error("launch failed", follower=follower_id, exc_info=error)
+    return LaunchError(f"The launch failed in a way nobody foresaw: {error!r}.")
 
 
 async def _clean_up(
@@ -183,7 +201,7 @@ async def _clean_up(
 ) -> Ended:
     """After a launch that failed: nothing is left but what is known to run, and the login is settled or stays open."""
     failure = Failure.PORT_TAKEN if isinstance(error, PortTakenError) else None
-    failure = Failure.EXPIRED if isinstance(error, DeliveryError) else failure
+    failure = Failure.EXPIRED if isinstance(error, DeliveryExpiredError) else failure
     if container_id is not None:
         try:
             there = await house.runtime.inspect(container_id) if started is not None else None
@@ -194,10 +212,13 @@ async def _clean_up(
                 return failed(error, failure, record=record, attempt=started)
             _must_hold_term(house)
             await house.runtime.remove(container_id, grace=0)
-        except GatewayManagerError:
+        except Exception as trouble:  # noqa: BLE001  # as above
+            _told(trouble, attempt.follower_id)
             return failed(error, failure, record=record, attempt=started or attempt, runtime_unsure=True)
     house.ports.release(attempt.follower_id, refused=failure is Failure.PORT_TAKEN)
-    await house.ledger.settle(attempt, LoginOutcome.VOID)
+    with contextlib.suppress(TimeoutError):  # with the store away the ledger keeps it, and reserves nothing before it
+        async with asyncio.timeout(SETTLED_WITHIN):
+            await house.ledger.settle(attempt, LoginOutcome.VOID)
     # A create that failed on its way may have been carried out all the same: list again.
     return failed(error, failure, record=record, runtime_unsure=container_id is None)
 
@@ -224,7 +245,7 @@ async def connect(
         )
     except ConnectError as error:
         return Ended(failure=_connect_failure(error), sentence=str(error))
-    return Ended(connection=connection)
+    return Ended(connection=connection, gateway=gateway)
 
 
 def _connect_failure(error: ConnectError) -> Failure:

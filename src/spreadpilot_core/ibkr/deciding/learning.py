@@ -22,11 +22,16 @@ from spreadpilot_core.ibkr.deciding.pacing import (
     doubling,
     spread,
 )
+from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.login_log import LoginPhase
 from spreadpilot_core.ibkr.protocols import LoginOutcome, Record, RuntimeState
 
 DISCLAIMER_PAUSE = timedelta(seconds=5)
 """After 10141: the controller accepts the paper disclaimer 0.3 to 3 s after the login."""
+
+
+LAUNCHES_AT_ONCE = {Failure.PORT_TAKEN: 10, Failure.EXPIRED: 3}
+"""Failures that the next try may well cure, and after how many in a row that is no longer believed."""
 
 
 class Learned(NamedTuple):
@@ -211,10 +216,10 @@ def _prepare_ended(memory: Memory, outcome: Outcome, seen: Observation, now: dat
 def _launch_ended(memory: Memory, outcome: Outcome, now: datetime) -> Memory:
     if outcome.failure is None:
         return replace(memory, launch_failures=0)
-    if outcome.failure in (Failure.EXPIRED, Failure.ABORTED):
+    if outcome.failure is Failure.ABORTED:
         return memory
     failures = memory.launch_failures + 1
-    at_once = outcome.failure is Failure.PORT_TAKEN and failures < 10  # noqa: PLR2004  # then somebody races us on purpose
+    at_once = failures < LAUNCHES_AT_ONCE.get(outcome.failure, 0)
     until = outcome.until or now + timedelta(seconds=0 if at_once else doubling(failures, LAUNCH_RETRY))
     return replace(memory, launch_failures=failures, not_before=until, not_before_why=outcome.sentence)
 
@@ -228,7 +233,8 @@ def _connect_ended(memory: Memory, outcome: Outcome, seen: Observation, now: dat
         account = seen.follower.account if seen.follower else None
         return replace(memory, refused_account=account, trouble=outcome.sentence)
     if outcome.failure is Failure.DISCLAIMER:
-        return replace(memory, connect_after=now + DISCLAIMER_PAUSE, trouble=outcome.sentence)
+        since = memory.connect_since or now  # no failure, and still no reason to wait for ever
+        return replace(memory, connect_since=since, connect_after=now + DISCLAIMER_PAUSE, trouble=outcome.sentence)
     failures = memory.connect_failures + 1
     pause = timedelta(seconds=connect_pause(seen.follower_id, failures, seen.limits.connect_time))
     return replace(
@@ -254,6 +260,8 @@ def forgiven(memory: Memory, now: datetime) -> Memory:
     """The memory after an operator said launch: pauses of our own end; what protects the account is not kept here."""
     return replace(
         memory,
+        state=State.QUEUED,
+        since=now,
         not_before=min(memory.not_before, now),
         prepare_refusal=None,
         prepare_failures=0,
