@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,12 +12,27 @@ import pytest
 
 from spreadpilot_core.ibkr import presence
 from spreadpilot_core.ibkr.deciding import logging_in
-from spreadpilot_core.ibkr.errors import GatewayManagerError, LaunchError, RuntimeUnavailableError
+from spreadpilot_core.ibkr.errors import (
+    DeliveryExpiredError,
+    GatewayManagerError,
+    LaunchError,
+    RuntimeUnavailableError,
+    StoreUnavailableError,
+)
 from spreadpilot_core.ibkr.events import StateChanged
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager, State
 from spreadpilot_core.ibkr.house import House
 from spreadpilot_core.ibkr.ledger import Ledger
-from spreadpilot_core.ibkr.protocols import ContainerId, FollowerId, Gateway
+from spreadpilot_core.ibkr.protocols import (
+    ContainerId,
+    Created,
+    Dialect,
+    FollowerId,
+    Gateway,
+    GatewaySpec,
+    Leases,
+    Login,
+)
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from spreadpilot_core.ibkr.store.local import LocalFollowers
 from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
@@ -316,3 +331,222 @@ async def test_a_log_that_can_not_be_read_holds_up_no_replacement(
         assert first.container_id != second.container_id
     finally:
         await manager.stop()
+
+
+async def test_a_launch_that_fails_as_nobody_foresaw_gives_its_login_back(home: Home) -> None:
+    """A mistake of ours in the middle of a launch leaves no container, no port, and no login that shuts its user out."""
+    await home.add(ANNA)
+    async with running(home) as manager:
+        await state(manager, State.READY)
+        await manager.stop_gateway(ANNA)
+        house = house_of(manager)
+        create = house.runtime.create
+
+        async def wrong(spec: GatewaySpec, leases: Leases) -> Created:
+            house.runtime.create = create  # type: ignore[method-assign]
+            await create(spec, leases)
+            raise KeyError("Id")
+
+        house.runtime.create = wrong  # type: ignore[method-assign]
+        with pytest.raises(LaunchError, match="nobody foresaw"):
+            await manager.launch_gateway(ANNA)
+        assert list(await house.ledger.unsettled()) == []
+        async with asyncio.timeout(PATIENCE):
+            while await house.runtime.find():
+                await asyncio.sleep(0.02)
+        await eventually(lambda: house.ports.held() == {})
+        await manager.launch_gateway(ANNA)
+        await state(manager, State.READY)
+
+
+async def test_a_door_that_takes_no_password_is_tried_a_few_times_and_then_with_pauses(home: Home) -> None:
+    """Each try costs a container and a reservation: no endless quick succession of them, and none counts as a login."""
+    await home.add(ANNA)
+    async with running(home) as manager:
+        await state(manager, State.READY)
+        await manager.stop_gateway(ANNA)
+        house, tries = house_of(manager), 0
+
+        async def expired(ticket: str, door: Mapping[str, str]) -> None:
+            nonlocal tries
+            tries += 1
+            raise DeliveryExpiredError(f"{ticket} for {door['kind']} has expired.")
+
+        house.desk.deliver = expired  # type: ignore[method-assign]
+        with pytest.raises(DeliveryExpiredError):
+            await manager.launch_gateway(ANNA)
+        await state(manager, State.BACKING_OFF)
+        assert tries == 3
+        assert list(await house.ledger.counted("user-anna")) == []
+
+
+async def test_a_version_seen_long_ago_is_no_reason_to_read_the_secret_again_and_again(
+    home: Home, runtime: SimulatedRuntime
+) -> None:
+    """A rejected secret that was read after its version was last asked for is read once, not in quick succession."""
+    await home.add(ANNA)
+    async with running(home, secret_poll_interval=3600.0) as manager:
+        await state(manager, State.READY)
+        await manager.stop_gateway(ANNA)
+        supervisor_of(manager).newest_version = "the version before"
+        house, reads = house_of(manager), 0
+        read = house.desk.read
+
+        async def counted(ref: str, dialect: Dialect, *, follower_id: FollowerId) -> Login:
+            nonlocal reads
+            reads += 1
+            return await read(ref, dialect, follower_id=follower_id)
+
+        house.desk.read = counted  # type: ignore[method-assign]
+        await runtime.script(ANNA, [{"wrong_password": True}])
+        await manager.launch_gateway(ANNA)
+        await state(manager, State.NEEDS_HUMAN)
+        await asyncio.sleep(0.3)
+        assert reads <= 2  # for the login, and to see whether the secret is still the rejected one
+
+
+async def test_a_manager_that_stops_launches_nothing_more(home: Home) -> None:
+    """Whoever asks while it stops is told no, and no gateway is left behind."""
+    await home.add(ANNA, BEN)
+    manager = home.manager()
+    await manager.start()
+    await state(manager, State.READY)
+    await state(manager, State.READY, BEN)
+    gate = Gate(house_of(manager).runtime, "remove")
+    stopping = asyncio.create_task(manager.stop())
+    await gate.reached.wait()
+    asked = [asyncio.create_task(manager.launch_gateway(each)) for each in (ANNA, BEN)]
+    await eventually(lambda: all(each.done() for each in asked))
+    gate.opened.set()
+    await stopping
+
+    assert all(isinstance(each.exception(), GatewayManagerError) for each in asked)
+    client = home.runtime()
+    await client.open()
+    assert list(await client.find()) == []
+    await client.close()
+
+
+async def test_nobody_waits_for_a_manager_that_has_ended(home: Home) -> None:
+    """Calls that wait when the manager detaches end, and say why."""
+    await home.add(ANNA, BEN)
+    manager = home.manager()
+    await manager.start()
+    await state(manager, State.READY)
+    house = house_of(manager)
+    removing, creating = Gate(house.runtime, "remove"), Gate(house.runtime, "create")
+    calls = [asyncio.create_task(manager.stop_gateway(ANNA))]
+    await removing.reached.wait()
+    await manager.stop_gateway(BEN)
+    calls.append(asyncio.create_task(manager.launch_gateway(BEN)))
+    await creating.reached.wait()
+    calls.append(asyncio.create_task(manager.get_client(BEN, timeout=3600.0)))
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(manager.detach())
+    creating.opened.set()
+    await ending
+
+    async with asyncio.timeout(PATIENCE):
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(each, GatewayManagerError) for each in ends), ends
+
+
+async def test_get_client_right_after_a_disconnect_waits_for_the_next_client(home: Home) -> None:
+    """A client that its own program closed a moment ago isn't the answer, and neither is None."""
+    await home.add(ANNA)
+    async with running(home) as manager:
+        client = await manager.get_client(ANNA)
+        assert client is not None
+        client.disconnect()
+        again = await manager.get_client(ANNA)
+
+        assert again is not None
+        assert again is not client
+
+
+async def test_a_stop_that_a_launch_overtakes_returns_and_the_launch_wins(home: Home) -> None:
+    """The later word counts; neither call waits for ever or fails for the other's sake."""
+    await home.add(ANNA)
+    async with running(home) as manager:
+        await state(manager, State.READY)
+        for _ in range(2):
+            gate = Gate(house_of(manager).runtime, "remove")
+            stopping = asyncio.create_task(manager.stop_gateway(ANNA))
+            await gate.reached.wait()
+            launching = asyncio.create_task(manager.launch_gateway(ANNA))
+            await asyncio.sleep(0)
+            gate.opened.set()
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(stopping, launching)
+            await state(manager, State.READY)
+
+
+async def test_a_launch_while_the_runtime_is_away_says_so_and_happens_later(home: Home) -> None:
+    """It raises with the reason instead of waiting for the runtime; what was asked for stays wanted."""
+    await home.add(ANNA)
+    async with running(home, full_comparison_interval=0.1) as manager:
+        await state(manager, State.READY)
+        await manager.stop_gateway(ANNA)
+        house = house_of(manager)
+        find = house.runtime.find
+
+        async def away() -> Sequence[Gateway]:
+            if is_away:
+                msg = "The engine can't be reached."
+                raise RuntimeUnavailableError(msg)
+            return await find()
+
+        is_away = True
+        house.runtime.find = away  # type: ignore[method-assign]
+        await eventually(lambda: supervisor_of(manager).runtime_fault is not None)
+        with pytest.raises(LaunchError, match="can't be reached"):
+            await manager.launch_gateway(ANNA)
+        is_away = False
+        await state(manager, State.READY)
+
+
+async def test_a_stop_returns_also_when_its_login_can_not_be_settled_now(home: Home, runtime: SimulatedRuntime) -> None:
+    """With the record store away the gateway is gone all the same; the error says what was not written."""
+    await home.add(ANNA)
+    await runtime.script(ANNA, [{"login_hangs": True}])
+    manager = home.manager()
+    await manager.start()
+    store = house_of(manager).ledger._store
+    await eventually(lambda: seen(manager, ANNA).state is State.LOGGING_IN)
+
+    async def away(*_: Any, **__: Any) -> None:
+        if is_away:
+            msg = "The store is away."
+            raise StoreUnavailableError(msg)
+
+    is_away = True
+    monkey = pytest.MonkeyPatch()
+    for method in ("save", "settle_login"):
+        monkey.setattr(store, method, away)
+    with pytest.raises(StoreUnavailableError):
+        async with asyncio.timeout(PATIENCE):
+            await manager.stop_gateway(ANNA)
+    assert list(await runtime.find()) == []
+    monkey.undo()
+    await manager.stop()
+
+
+async def test_no_view_says_ready_once_the_socket_is_closed(home: Home) -> None:
+    """In the very moment in which a client hears of it, snapshot, status and health agree that nothing is proven any more."""
+    await home.add(ANNA)
+    async with running(home) as manager:
+        client = await manager.get_client(ANNA)
+        assert client is not None
+        heard: list[tuple[str, bool, str | None]] = []
+
+        def closed() -> None:
+            snapshot = seen(manager, ANNA)
+            assert snapshot.next_action
+            heard.append((manager.get_gateway_status(ANNA).value, manager.is_healthy(ANNA), snapshot.reason))
+
+        client.disconnectedEvent += closed
+        client.client.conn.transport.abort()
+        await eventually(lambda: bool(heard))
+
+        assert heard[0][:2] == ("STARTING", False)
+        assert heard[0][2]

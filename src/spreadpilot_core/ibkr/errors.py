@@ -74,9 +74,11 @@ class AlreadyRunningError(GatewayManagerError):
 class NotStartedError(GatewayManagerError):
     """The manager is not running."""
 
-    def __init__(self, call: str, *, stopped: bool = False) -> None:
+    def __init__(self, call: str | None, *, stopped: bool = False) -> None:
         super().__init__(
-            f"{call}() needs a started manager, and this one {'was stopped' if stopped else 'was not started'}.",
+            f"{call}() needs a started manager, and this one {'was stopped' if stopped else 'was not started'}."
+            if call is not None
+            else "The manager ended while this call was waiting.",
             hint="Await start() first, or use `async with GatewayManager()`.",
         )
 

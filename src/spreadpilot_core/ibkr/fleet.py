@@ -43,9 +43,12 @@ from spreadpilot_core.ibkr.reporting import Reporter
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
 from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.telling import tell_roster
 
 log = structlog.get_logger(__name__)
 
+WRITTEN_WITHIN = 5.0
+"""Seconds that stopping waits, once the gateways are gone, until the ends of their logins are written down."""
 RECORDS_FIRST = 3.0
 """Seconds that adopting waits for the records, which say more than labels do."""
 
@@ -124,7 +127,8 @@ class Fleet:
             self._want(supervisor, Wanted.SHUTDOWN, "The manager stops.")
         limit = self._settings.stop_grace + 30
         stopped = list(self.supervisors.values())
-        gone = await asyncio.gather(*(each.until_idle(limit) for each in stopped))
+        gone = await asyncio.gather(*(each.until_gone(limit) for each in stopped))
+        await asyncio.gather(*(each.until_idle(WRITTEN_WITHIN) for each in stopped))
         return [each.follower_id for each, is_gone in zip(stopped, gone, strict=True) if not is_gone]
 
     def hurry(self) -> None:
@@ -139,6 +143,7 @@ class Fleet:
         """End every loop and let go of every gateway as it is."""
         await self._tasks.cancel()
         await self._supervising.cancel()
+        self.roster_known.set()  # whoever still waits for it finds that the manager has ended
         if self._term is not None:
             with contextlib.suppress(UnavailableError):
                 await self._term.resign()
@@ -277,13 +282,7 @@ class Fleet:
 
     def _take_roster(self, roster: Roster) -> None:
         if roster != self._roster:
-            sentence = f"{len(roster.usable)} usable followers were read, {len(roster.faulty)} records can't be used."
-            self._house.bus.publish(
-                events.FollowersLoaded(
-                    at=self._house.clock(), sentence=sentence, usable=len(roster.usable), faulty=len(roster.faulty)
-                )
-            )
-            log.info("FollowersLoaded", sentence=sentence)
+            tell_roster(self._house, roster)
         self._roster = roster
         self.faulty = roster.faulty
         self._apply_roster()
@@ -327,6 +326,8 @@ class Fleet:
 
     def want_by_record(self, supervisor: GatewaySupervisor) -> None:
         """Work out again what is wanted, after an operator's word."""
+        if self._stopping:
+            return
         if supervisor.follower is not None and supervisor.follower_id in (self._roster.usable if self._roster else {}):
             self._assign(supervisor, supervisor.follower)
 

@@ -196,16 +196,17 @@ class GatewayManager:
         if supervisor is None:
             return None
 
+        def client() -> Any | None:
+            ready = self._ready.get(follower_id)
+            return ready if ready is not None and ready.isConnected() else None
+
         def decided() -> bool:
-            return follower_id in self._ready or supervisor.state.status in (
-                GatewayStatus.STOPPED,
-                GatewayStatus.FAILED,
-            )
+            down = supervisor.state.status in (GatewayStatus.STOPPED, GatewayStatus.FAILED)
+            return down or client() is not None
 
         left = max(0.0, deadline - asyncio.get_running_loop().time())
         await supervisor.requests.answered(0, decided, timeout=left)
-        client = self._ready.get(follower_id)
-        return client if client is not None and client.isConnected() else None
+        return client()
 
     def is_healthy(self, follower_id: str) -> bool:
         """Whether the gateway is `ready` now; never waits.
@@ -216,10 +217,7 @@ class GatewayManager:
 
         """
         supervisor = self._supervisor("is_healthy", follower_id)
-        connection = supervisor.presence.connection if supervisor is not None else None
-        return (
-            supervisor is not None and supervisor.state is State.READY and connection is not None and connection.is_open
-        )
+        return supervisor is not None and supervisor.state is State.READY
 
     # ------------------------------------------------------------------ commands
 
@@ -268,7 +266,7 @@ class GatewayManager:
         supervisor = await self._operated("stop_gateway", follower_id)
         supervisor.stop_by_operator()
         self._started("stop_gateway").want_by_record(supervisor)
-        await supervisor.until_idle()
+        await supervisor.until_gone()
         await self._started("stop_gateway").write_records()
 
     async def restart_gateway(self, follower_id: str) -> None:
@@ -382,11 +380,14 @@ class GatewayManager:
 
     async def _until_up(self, supervisor: GatewaySupervisor, asked: int) -> None:
         def done() -> bool:
-            return supervisor.is_up or supervisor.state.status in (GatewayStatus.FAILED, GatewayStatus.STOPPED)
+            down = supervisor.state.status in (GatewayStatus.FAILED, GatewayStatus.STOPPED)
+            return supervisor.is_up or down or supervisor.obstacle is not None
 
         await supervisor.requests.answered(asked, done)
         if supervisor.is_up:
             return
+        if supervisor.obstacle is not None:
+            raise LaunchError(f"{supervisor.follower_id} can't be started now: {supervisor.obstacle}")
         if supervisor.slot.error is not None:
             raise supervisor.slot.error
         decision = supervisor.decision

@@ -86,11 +86,19 @@ class Presence:
             self._stop_log()
         elif before is None or _life(before) != _life(gateway):
             self._stop_log()
+            self.drop_connection("its container began another life")
             if gateway.state is not RuntimeState.CREATED:
                 self.log_ended, self._login_log = False, LoginLog(gateway.dialect)
                 self._log_task = self._tasks.begin("follow the log", self._follow_log(gateway, self._login_log))
         self._wake()
         return before is not None and gateway is None
+
+    def connected(self, connection: Connection, gateway: Gateway | None) -> None:
+        """A client of this gateway is connected; one of another life is let go."""
+        if gateway is None or self.gateway is None or _life(gateway) != _life(self.gateway):
+            connection.disconnect()
+        else:
+            self.connection = connection
 
     def drop_connection(self, why: str) -> None:
         """Disconnect the client, if there is one."""

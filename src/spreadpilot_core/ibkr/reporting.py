@@ -124,16 +124,17 @@ class Reporter:
 
 def snapshot(supervisor: GatewaySupervisor) -> GatewaySnapshot:
     """What the outside sees of this gateway now."""
-    there, decision, login = supervisor.presence, supervisor.decision, supervisor.credentials
+    there, login = supervisor.presence, supervisor.credentials
+    reason, next_action = _words(supervisor)
     gateway, connection = there.gateway, there.connection
     trip = connection.round_trip if connection is not None else None
     return GatewaySnapshot(
         follower_id=supervisor.follower_id,
         status=supervisor.state.status,
         state=supervisor.state,
-        reason=decision.reason if decision else "It was not looked at yet.",
+        reason=reason,
         since=supervisor.since,
-        next_action=decision.next_action if decision else "It is looked at now.",
+        next_action=next_action,
         endpoint=there.endpoint,
         client_id=supervisor.client_id,
         accounts=connection.accounts if connection is not None else (),
@@ -164,6 +165,16 @@ def faulty_snapshot(record: FaultyRecord, supervisor: GatewaySupervisor | None, 
         since=supervisor.since if supervisor is not None else house.clock(),
         next_action="It starts when its record is corrected.",
     )
+
+
+def _words(supervisor: GatewaySupervisor) -> tuple[str | None, str | None]:
+    """Reason and next action; between an event and the decision on it there is nothing more to say than that."""
+    decision = supervisor.decision
+    if decision is None:
+        return "It was not looked at yet.", "It is looked at now."
+    if decision.state is supervisor.state:
+        return decision.reason, decision.next_action
+    return decision.reason or "The API connection was closed.", "It is looked at now."
 
 
 def _trading_mode(supervisor: GatewaySupervisor) -> TradingMode | None:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
+from spreadpilot_core.ibkr.errors import NotStartedError
+
 
 class Requests:
     """An operator's open wishes, and who waits for them."""
@@ -15,6 +17,7 @@ class Requests:
         self._asked = 0
         self._answered = 0
         self._cycled = asyncio.Event()
+        self._ended = False
         self.operator_login = False
         """One more login is taken on purpose."""
         self.restart_asked: datetime | None = None
@@ -38,6 +41,11 @@ class Requests:
         cycled, self._cycled = self._cycled, asyncio.Event()
         cycled.set()
 
+    def end(self) -> None:
+        """There will be no further cycle: whoever waits is told so."""
+        self._ended = True
+        self.end_cycle(self._answered)
+
     async def answered(
         self,
         asked: int,
@@ -45,10 +53,15 @@ class Requests:
         *,
         timeout: float | None = None,  # noqa: ASYNC109  # the caller's own limit
     ) -> bool:
-        """Wait until the request was decided on and `done()` holds; False when `timeout` seconds passed first."""
+        """Wait until the request was decided on and `done()` holds; False when `timeout` seconds passed first.
+
+        Raises `NotStartedError` when nobody will decide any more: the manager has ended.
+        """
         try:
             async with asyncio.timeout(timeout):
                 while self._answered < asked or not done():
+                    if self._ended:
+                        raise NotStartedError(None, stopped=True)
                     await self._cycled.wait()
         except TimeoutError:
             return False

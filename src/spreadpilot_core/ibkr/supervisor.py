@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import structlog
 
 from spreadpilot_core.ibkr import actions
 from spreadpilot_core.ibkr.action_slot import ActionSlot
+from spreadpilot_core.ibkr.beginning import work_for
 from spreadpilot_core.ibkr.deciding.decide import decide
-from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Memory
+from spreadpilot_core.ibkr.deciding.decision import Decision, Memory
 from spreadpilot_core.ibkr.deciding.learning import forgiven
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Observation, Prepared, Wanted
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
-from spreadpilot_core.ibkr.errors import ClientIdsExhaustedError
 from spreadpilot_core.ibkr.house import House
 from spreadpilot_core.ibkr.observing import observe
 from spreadpilot_core.ibkr.open_login import OpenLogin
@@ -122,6 +121,8 @@ class GatewaySupervisor:
         self.presence.drop_connection("the manager let go")
         await self.slot.finish(within=5)
         await self._tasks.cancel()
+        self.presence.drop_connection("the manager let go")  # one that came while the actions ended
+        self.requests.end()
 
     def _publish(self, decision: Decision, seen: Observation) -> None:
         before, self.decision, self._memory = self.decision, decision, decision.memory
@@ -172,7 +173,7 @@ class GatewaySupervisor:
                 self.wake()
             case kind:
                 assert action is not None
-                work = self._work(action)
+                work = work_for(self, self._house, action)
                 if work is not None:
                     self.slot.begin(kind, work)
 
@@ -185,60 +186,17 @@ class GatewaySupervisor:
         elif self.wanted not in (Wanted.RUN, Wanted.KEEP):
             self.slot.make_way()
 
-    def _work(self, action: Action) -> Coroutine[Any, Any, actions.Ended] | None:
-        house, there = self._house, self.presence
-        gateway = there.gateway
-        match action.kind:
-            case ActionKind.PREPARE if self.follower is not None and self.spec is not None:
-                return actions.prepare(house, self.follower, self.spec)
-            case ActionKind.LAUNCH if self.login.is_being_written:
-                return None  # its end wakes
-            case ActionKind.LAUNCH if self.follower is not None and self.spec is not None and self.prepared is not None:
-                by_operator = self.requests.operator_login
-                limit = None if by_operator else house.limits.login_budget
-                deed = actions.Deed(self.follower, self.spec, self.prepared, self.record, by_operator, limit)
-                self.slot.deed = deed
-                return actions.launch(house, deed)
-            case ActionKind.INSPECT if gateway is not None:
-                there.stale = False
-                return actions.inspect(house, gateway)
-            case ActionKind.CONNECT if gateway is not None:
-                return actions.connect(
-                    house,
-                    gateway,
-                    self._client_id_for(gateway, new=action.new_client_id),
-                    account=self.follower.account if self.follower else None,
-                    read_only=bool((self.spec.options if self.spec else house.options).read_only_api),
-                    on_change=self.wake,
-                )
-            case ActionKind.HEARTBEAT if there.connection is not None and gateway is not None:
-                return actions.heartbeat(house, there.connection, gateway, probe_instead=action.probe_instead)
-            case ActionKind.REMOVE if gateway is not None:
-                there.drop_connection(action.why)
-                return actions.remove(house, gateway, grace=action.grace)
-            case ActionKind.FORGET_SECRET if gateway is not None:
-                return actions.forget_secret(house, gateway)
-            case _:
-                return None
-
-    def _client_id_for(self, gateway: Gateway, *, new: bool) -> int:
-        """The recorded id; another one, if there is any, when somebody else holds it at this gateway."""
-        known = self.record.client_id if self.record.client_id is not None else gateway.leases.client_id
-        if new:
-            with contextlib.suppress(ClientIdsExhaustedError):
-                known = self._house.client_ids.lease(self.follower_id, other_than=(known,))
-                self.keep_record(replace(self.record, client_id=known))
-        return known
-
     def _take(self, kind: ActionKind, ended: actions.Ended) -> None:
         """Facts that an action brought."""
         match kind:
             case ActionKind.PREPARE if ended.prepared is not None:
                 self.prepared, self.credentials = ended.prepared, ended.prepared.login
+                self.newest_version = self.credentials.version  # read later than any version that was asked for
             case ActionKind.LAUNCH:
                 self._launch_ended(ended)
             case ActionKind.CONNECT if ended.connection is not None:
-                self.presence.connection = ended.connection
+                self.requests.reconnect_asked = False
+                self.presence.connected(ended.connection, ended.gateway)
             case ActionKind.INSPECT if ended.failure is not None:
                 self._relist()
             case ActionKind.INSPECT:
@@ -319,8 +277,11 @@ class GatewaySupervisor:
 
     @property
     def state(self) -> State:
-        """The present verdict."""
-        return self._memory.state
+        """The present verdict; a proof ends with its connection, also in the moment before that was decided on."""
+        connection = self.presence.connection
+        proven = connection is not None and connection.is_open
+        verdict = self._memory.state
+        return State.RECONNECTING if verdict.status is GatewayStatus.RUNNING and not proven else verdict
 
     @property
     def since(self) -> datetime:
@@ -335,9 +296,22 @@ class GatewaySupervisor:
 
     @property
     def is_idle(self) -> bool:
+        """Whether no gateway is there, nothing is being done about one, and every login is settled."""
+        return self.is_gone and not self.login.is_being_written and self.login.attempt is None
+
+    @property
+    def is_gone(self) -> bool:
         """Whether no gateway is there and nothing is being done about one."""
-        busy = self.slot.kind is not None or self.login.is_being_written or self.login.attempt is not None
-        return self.presence.gateway is None and not self.presence.stale and not busy
+        return self.presence.gateway is None and not self.presence.stale and self.slot.kind is None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing can be started now, where no gateway is to blame: a sentence, or None."""
+        return (
+            (self.wanted_why or "The followers were not read yet.")
+            if self.wanted is Wanted.KEEP
+            else self.runtime_fault
+        )
 
     @property
     def has_open_login(self) -> bool:
@@ -367,6 +341,7 @@ class GatewaySupervisor:
     def ask_restart(self) -> int:
         """Stop it and start it again with the newest spec and secret, if every login rule allows."""
         self.requests.restart_asked, self.requests.refused_restart = self._house.clock(), None
+        self._memory = replace(self._memory, prepare_failures=0)
         return self.ask()
 
     def ask_reconnect(self) -> int:
@@ -379,6 +354,11 @@ class GatewaySupervisor:
         self.slot.error = None
         return self.requests.ask()
 
-    async def until_idle(self, within: float | None = None) -> bool:
-        """Wait until no gateway is there and nothing is being done about one; False after `within` seconds."""
+    async def until_gone(self, within: float | None = None) -> bool:
+        """Wait until no gateway is there, or a later word wants one; False after `within` seconds."""
+        asked = self.ask()
+        return await self.requests.answered(asked, lambda: self.is_gone or self.wanted is Wanted.RUN, timeout=within)
+
+    async def until_idle(self, within: float) -> bool:
+        """Wait until no gateway is there and every login is settled; False after `within` seconds."""
         return await self.requests.answered(self.ask(), lambda: self.is_idle, timeout=within)

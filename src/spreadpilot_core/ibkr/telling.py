@@ -18,7 +18,7 @@ from spreadpilot_core.ibkr.deciding.observation import Observation, Wanted
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus
 from spreadpilot_core.ibkr.house import House
 from spreadpilot_core.ibkr.login_log import LoginPhase
-from spreadpilot_core.ibkr.protocols import FollowerId, Gateway, LoginOutcome, RuntimeState
+from spreadpilot_core.ibkr.protocols import FollowerId, Gateway, LoginOutcome, Roster, RuntimeState
 
 log = structlog.get_logger(__name__)
 
@@ -164,3 +164,11 @@ _WARNINGS = (
     events.LoginFailed,
     events.LoginRejected,
 )
+
+
+def tell_roster(house: House, roster: Roster) -> None:
+    """The followers were read, and differ from what was known."""
+    usable, faulty = len(roster.usable), len(roster.faulty)
+    sentence = f"{usable} usable followers were read, {faulty} records can't be used."
+    house.bus.publish(events.FollowersLoaded(at=house.clock(), sentence=sentence, usable=usable, faulty=faulty))
+    log.info("FollowersLoaded", sentence=sentence)
