@@ -18,7 +18,8 @@ from spreadpilot_core.ibkr.errors import SettingsError
 from spreadpilot_core.ibkr.gateway_options import GatewayOptions, RestartTime, TimeZone
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+"""At most a year, which stands for "never": times are added to dates."""
 
 
 def _bare(name: str) -> AliasChoices:

@@ -34,8 +34,11 @@ def own(directory: Path) -> Iterator[None]:
         with suppress(OSError):
             raise AlreadyRunningError(directory, holder.read_text().strip()) from None
         raise AlreadyRunningError(directory, "unknown") from None
+    except OSError as error:
+        raise _unusable(directory, f" ({LOCK}: {error.strerror})") from None
     try:
-        holder.write_text(f"process {os.getpid()}\n")
+        with suppress(OSError):  # a courtesy to whoever is refused
+            holder.write_text(f"process {os.getpid()}\n")
         yield
     finally:
         with suppress(OSError):
@@ -55,8 +58,10 @@ def make_private(directory: Path) -> None:
         if stat.S_IMODE(directory.stat().st_mode) & 0o077:
             directory.chmod(0o700)
     except OSError as error:
-        raise SettingsError(
-            "state_dir", str(directory), f"must be a directory that can be written ({error.strerror})"
-        ) from None
+        raise _unusable(directory, f" ({error.strerror})") from None
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise SettingsError("state_dir", str(directory), "must be a directory that can be written")
+        raise _unusable(directory)
+
+
+def _unusable(directory: Path, why: str = "") -> SettingsError:
+    return SettingsError("state_dir", str(directory), f"must be a directory that can be written{why}")
