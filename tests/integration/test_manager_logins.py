@@ -136,6 +136,20 @@ async def test_too_many_attempts_waits_as_long_as_ibkr_said_also_for_an_operator
         await eventually(lambda: "Next" in (seen(manager, ANNA).next_action or ""), lambda: seen(manager, ANNA))
 
 
+async def test_a_launch_while_the_old_container_is_being_removed_gets_the_answer_of_the_next_login(
+    home: Home, runtime: SimulatedRuntime
+) -> None:
+    """A gateway that is given up is no success of a launch, although its process still runs."""
+    await home.add(ANNA)
+    await runtime.script(ANNA, [{"too_many_attempts": 1800}])
+    await runtime.ask_host("answer_late", operation="remove", seconds=1.0)
+    async with running(home) as manager:
+        await state(manager, State.BACKING_OFF)
+        with pytest.raises(LoginRefusedError):
+            await manager.launch_gateway(ANNA, retry_login=True)
+        assert await starts(home) == 1
+
+
 async def test_login_failed_outside_the_reset_is_one_login_and_then_a_human(
     home: Home, runtime: SimulatedRuntime
 ) -> None:
