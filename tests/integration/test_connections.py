@@ -535,6 +535,22 @@ async def test_heartbeat_of_a_connection_that_closes(server: ApiServer) -> None:
         await connection.heartbeat(timeout=LONG)
 
 
+async def test_heartbeat_that_is_cancelled_as_its_connection_goes(server: ApiServer) -> None:
+    """Nobody waits for its end any more, and nobody complains of that in the log."""
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    connection = await connect(server)
+    server.behaviour.frozen = True
+    beating = asyncio.ensure_future(connection.heartbeat(timeout=LONG))
+    await asyncio.sleep(0)
+    beating.cancel()
+    connection.disconnect()
+    await asyncio.wait({beating})
+    del beating, connection
+    gc.collect()
+    assert complaints == []
+
+
 async def test_any_message_is_an_answer(server: ApiServer) -> None:
     """Where the request itself is ignored, any other message proves the gateway alive."""
     server.behaviour.ignores_repeats = True

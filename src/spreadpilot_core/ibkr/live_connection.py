@@ -230,3 +230,4 @@ class Connection:
         for waiting in list(self._waiting):
             if not waiting.done():
                 waiting.set_exception(HeartbeatError(reason))
+                waiting.exception()  # the heartbeat may have been cancelled in the same moment
