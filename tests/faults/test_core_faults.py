@@ -19,7 +19,7 @@ from spreadpilot_core.ibkr.errors import (
     RuntimeUnavailableError,
     StoreUnavailableError,
 )
-from spreadpilot_core.ibkr.events import StateChanged
+from spreadpilot_core.ibkr.events import ClientStale, IbkrLinkRestored, StateChanged
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager, State
 from spreadpilot_core.ibkr.house import House
 from spreadpilot_core.ibkr.ledger import Ledger
@@ -550,3 +550,33 @@ async def test_no_view_says_ready_once_the_socket_is_closed(home: Home) -> None:
 
         assert heard[0][:2] == ("STARTING", False)
         assert heard[0][2]
+
+
+async def test_a_gateway_that_has_lost_ibkr_is_degraded_for_a_new_client_too(
+    home: Home, runtime: SimulatedRuntime
+) -> None:
+    """It tells a new client at once; that client is handed out, named stale like any other, and told how the link came back."""
+    await home.add(ANNA)
+    async with running(home) as manager:
+        await manager.get_client(ANNA)
+        heard = manager.events()
+        await runtime.inject(ANNA, "link_lost")
+        await state(manager, State.DEGRADED)
+        for _ in range(2):
+            old = await manager.get_client(ANNA)
+            assert await manager.reconnect(ANNA)
+            assert await manager.get_client(ANNA) not in (None, old)
+            assert seen(manager, ANNA).state is State.DEGRADED
+        assert not manager.is_healthy(ANNA)
+        for data in ("lost", "kept"):
+            await runtime.inject(ANNA, "link_restored", data=data)
+            await state(manager, State.READY)
+            await runtime.inject(ANNA, "link_lost")
+            await state(manager, State.DEGRADED)
+
+        told: list[tuple[str, int | bool]] = []
+        while len(told) < 4:
+            event = await anext(heard)
+            told += [("stale", event.client_serial)] if isinstance(event, ClientStale) else []
+            told += [("data lost", event.data_lost)] if isinstance(event, IbkrLinkRestored) else []
+        assert told == [("stale", 1), ("stale", 2), ("data lost", True), ("data lost", False)]

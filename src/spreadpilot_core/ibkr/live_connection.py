@@ -103,6 +103,8 @@ class Connection:
         self._on_change = on_change
         self._waiting: set[asyncio.Future[float]] = set()
         self._answer_for_user: asyncio.TimerHandle | None = None
+        for heard in self.codes:  # a gateway tells a new client at once that it has lost IBKR
+            self._heed(heard.code)
         ib.errorEvent.connect(self._on_code)
         ib.disconnectedEvent.connect(self._on_disconnected)
         ib.client.conn.disconnected.connect(self._on_socket_closed)
@@ -189,16 +191,17 @@ class Connection:
     # --- what the gateway tells
 
     def _on_code(self, request_id: int, code: int, text: str, *_contract: Any) -> None:
-        if not remember_code(self.codes, request_id, code, text):
-            return
+        if remember_code(self.codes, request_id, code, text) and (self._heed(code) or code in CLOSING):
+            self._on_change()
+
+    def _heed(self, code: int) -> bool:
+        """What a code says of the gateway's link to IBKR; False when it says nothing of it."""
         if code in LINK_LOST:
             self.link_lost_since = self.link_lost_since or datetime.now(UTC)
         elif code in LINK_BACK:
             self.link_lost_since = None
             self.data_lost += code == DATA_LOST
-        elif code not in CLOSING:
-            return
-        self._on_change()
+        return code in LINK_LOST | LINK_BACK
 
     def _on_disconnected(self) -> None:
         if self.ib.client.conn.transport is None:

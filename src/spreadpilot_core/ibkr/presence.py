@@ -63,7 +63,7 @@ class Presence:
             accounts=connection.accounts,
             last_heartbeat=connection.last_heartbeat,
             link_lost_since=connection.link_lost_since,
-            data_lost=bool(connection.data_lost),
+            data_lost=connection.data_lost,
             closed_reason=connection.closed_reason,
         )
 

@@ -138,6 +138,8 @@ class GatewaySupervisor:
             self._tasks.begin("write down the login", self._write_down(decision))
         self.presence.drop_closed_connection()
         self._teller.tell(before, decision, seen)
+        if decision.state is State.DEGRADED and self.presence.connection is not None:
+            self._teller.handed_out(self.presence.connection)
         if decision.state is State.READY and self.presence.connection is not None:
             self._teller.ready(self.presence.connection, self.presence.endpoint or "", self.client_id or 0)
         self._on_change(self)

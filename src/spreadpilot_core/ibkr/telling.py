@@ -31,10 +31,13 @@ class Teller:
         self._house = house
         self._log = log.bind(follower=follower_id)
         self._clients = 0
-        self._ready_client: Connection | None = None
+        self._client: Connection | None = None
+        """The one that `get_client` hands out."""
+        self._told_ready = False
         self._there: Gateway | None = None
         self._asked_phone: object = None
         self._link_lost = False
+        self._losses_of_data = 0
 
     def tell(self, before: Decision | None, decision: Decision, seen: Observation) -> None:
         """Whatever is new between two decisions."""
@@ -76,21 +79,27 @@ class Teller:
 
     def ready(self, connection: Connection, endpoint: str, client_id: int) -> None:
         """The gateway is proven ready; told once for each client."""
-        if connection is self._ready_client:
+        if self._told_ready and connection is self._client:
             return
-        self._ready_client = connection
-        self._clients += 1
+        self.handed_out(connection)
+        self._told_ready = True
         sentence = f"Ready: {', '.join(connection.accounts)} at {endpoint}."
         self._publish(
             events.GatewayReady, sentence, endpoint=endpoint, client_id=client_id, accounts=connection.accounts
         )
 
+    def handed_out(self, connection: Connection) -> None:
+        """From now on `get_client` gives this client, which has the next number."""
+        if connection is not self._client:
+            self._client, self._told_ready = connection, False
+            self._clients += 1
+
     def connection_dropped(self, connection: Connection, why: str) -> None:
         """A client is disconnected for good."""
         sentence = f"The API connection is gone: {why}"
         self._publish(events.ConnectionLost, sentence)
-        if connection is self._ready_client:
-            self._ready_client = None
+        if connection is self._client:
+            self._client = None
             stale = f"Client {self._clients} of this follower is disconnected; get_client gives a new one."
             self._publish(events.ClientStale, stale, client=connection.ib, client_serial=self._clients)
 
@@ -149,9 +158,10 @@ class Teller:
             return
         lost = connection.link_lost_since is not None
         if lost and not self._link_lost:
+            self._losses_of_data = connection.data_lost
             self._publish(events.IbkrLinkLost, "The gateway has lost its link to IBKR; the API connection stays.")
         elif self._link_lost and not lost:
-            data_lost = connection.data_lost
+            data_lost = connection.data_lost > self._losses_of_data
             then = "subscriptions must be made anew" if data_lost else "subscriptions live on"
             self._publish(events.IbkrLinkRestored, f"The gateway has IBKR again; {then}.", data_lost=data_lost)
         self._link_lost = lost

@@ -113,8 +113,8 @@ class ConnectionView:
     accounts: tuple[str, ...]
     last_heartbeat: datetime | None
     link_lost_since: datetime | None
-    data_lost: bool = False
-    """The link came back and IBKR had dropped the subscriptions (1101)."""
+    data_lost: int = 0
+    """How often the link came back after IBKR had dropped the subscriptions (1101)."""
     closed_reason: str | None = None
 
 

@@ -21,6 +21,8 @@ class Behaviour:
     """The connection is closed at START_API, without an error frame."""
     disclaimer_pending: bool = False
     """START_API is answered by error 10141 and a close (a paper disclaimer nobody has accepted yet)."""
+    link_lost: bool = False
+    """New clients are told 2110, that the gateway has lost IBKR, instead of its farms."""
     ignores_repeats: bool = False
     """A request for the current time within a second of the last one is not answered, as by live gateways."""
     _running: asyncio.Event = field(default_factory=asyncio.Event, repr=False, compare=False)

@@ -209,7 +209,7 @@ class Machine:
         self.pid += _PID_STEP
         behaviour = self.api.behaviour
         behaviour.mute_handshake = behaviour.mute_start = behaviour.close_early = False
-        behaviour.disclaimer_pending = False
+        behaviour.disclaimer_pending = behaviour.link_lost = False
         return self.lap
 
     def open_api(self, *, full_login: bool) -> None:

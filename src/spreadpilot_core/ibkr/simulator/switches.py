@@ -50,12 +50,14 @@ def _thaw(machine: Machine, _arguments: Arguments) -> None:
 
 
 def _lose_link(machine: Machine, arguments: Arguments) -> None:
+    machine.api.behaviour.link_lost = True
     notices.send(machine.api, 1100)
     if arguments["seconds"] is not None:
         machine.later(arguments["seconds"], lambda: _restore_link(machine, arguments))
 
 
 def _restore_link(machine: Machine, arguments: Arguments) -> None:
+    machine.api.behaviour.link_lost = False
     notices.send(machine.api, 1101 if arguments["data"] == "lost" else 1102)
 
 

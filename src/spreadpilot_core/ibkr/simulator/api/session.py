@@ -29,6 +29,9 @@ _FARMS = (
     (2106, "HMDS data farm connection is OK:ushmds"),
     (2158, "Sec-def data farm connection is OK:secdefil"),
 )
+_LINK_LOST = (
+    (2110, "Connectivity between Trader Workstation and server is broken. It will be restored automatically."),
+)
 
 
 class ClientGoneError(Exception):
@@ -146,7 +149,7 @@ class Session:
         self._exchange.listen(self.desks)
         self.desks.accounts.managed_accounts()
         self.desks.orders.next_valid_id()
-        for code, text in _FARMS:
+        for code, text in _LINK_LOST if behaviour.link_lost else _FARMS:
             self.line.error(_NO_REQUEST, code, text)
         self._door.started(self)
 
