@@ -580,3 +580,21 @@ async def test_a_gateway_that_has_lost_ibkr_is_degraded_for_a_new_client_too(
             told += [("stale", event.client_serial)] if isinstance(event, ClientStale) else []
             told += [("data lost", event.data_lost)] if isinstance(event, IbkrLinkRestored) else []
         assert told == [("stale", 1), ("stale", 2), ("data lost", True), ("data lost", False)]
+
+
+async def test_a_start_that_is_cancelled_at_any_step_leaves_nothing_behind(home: Home) -> None:
+    """Whatever it was doing, the next start finds the state directory free, and no task of it runs on."""
+    await home.add(ANNA)
+    before = asyncio.all_tasks()
+    for steps in range(40):
+        manager = home.manager()
+        starting = asyncio.create_task(manager.start())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        await manager.detach()
+        assert asyncio.all_tasks() <= before
+    async with running(home) as manager:
+        await state(manager, State.READY)

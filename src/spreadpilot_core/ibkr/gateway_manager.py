@@ -34,7 +34,7 @@ from spreadpilot_core.ibkr.errors import (
 )
 from spreadpilot_core.ibkr.events import Event, EventBus
 from spreadpilot_core.ibkr.fleet import Fleet
-from spreadpilot_core.ibkr.opening import Opened, open_house
+from spreadpilot_core.ibkr.opening import Opened, opened_house
 from spreadpilot_core.ibkr.protocols import FollowerId
 from spreadpilot_core.ibkr.reporting import faulty_snapshot, snapshot
 from spreadpilot_core.ibkr.settings import Settings
@@ -101,7 +101,7 @@ class GatewayManager:
         async with self._changing:
             if self._fleet is not None:
                 return
-            opened = await asyncio.to_thread(open_house, self.settings, self._ib_factory, self._bus)
+            opened = await opened_house(self.settings, self._ib_factory, self._bus)
             fleet = Fleet(opened.house, opened.followers, self.settings, opened.make_term)
             opened.watched.watch(fleet.view)
             self._opened, self._fleet, self._ready = opened, fleet, fleet.ready
@@ -146,11 +146,13 @@ class GatewayManager:
     async def _close(self) -> None:
         fleet, opened = self._fleet, self._opened
         self._fleet, self._opened, self._ready, self._was_stopped = None, None, {}, True
-        if fleet is not None:
-            await fleet.close()
-        if opened is not None:
-            await opened.close()
-        self._bus.close()
+        try:
+            if fleet is not None:
+                await fleet.close()
+        finally:
+            if opened is not None:
+                await opened.close()
+            self._bus.close()
 
     async def __aenter__(self) -> Self:
         await self.start()

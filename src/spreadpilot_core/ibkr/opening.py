@@ -6,13 +6,14 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from spreadpilot_core.ibkr.admission import Admission
 from spreadpilot_core.ibkr.connections import Connector
 from spreadpilot_core.ibkr.deciding.observation import FleetView
+from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.events import EventBus
 from spreadpilot_core.ibkr.house import House, limits_of, utc_now
 from spreadpilot_core.ibkr.leases import ClientIdLeases, PortLeases
@@ -66,6 +67,17 @@ class Opened:
             await self.house.runtime.close()
         finally:
             await asyncio.to_thread(self._held.close)
+
+
+async def opened_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: EventBus) -> Opened:
+    """`open_house` off the event loop; whoever is cancelled meanwhile owns nothing afterwards."""
+    opening = asyncio.get_running_loop().run_in_executor(None, open_house, settings, ib_factory, bus)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        with suppress(GatewayManagerError):
+            await (await opening).close()
+        raise
 
 
 def open_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: EventBus) -> Opened:
