@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, Wanted
+from spreadpilot_core.ibkr.deciding.decide import decide
+from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, FleetView, Wanted
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
 from spreadpilot_core.ibkr.login_log import LoginPhase
 from spreadpilot_core.ibkr.protocols import LoginOutcome, RuntimeState
@@ -239,6 +240,21 @@ def test_every_login_that_the_controller_typed_is_written_down_one_by_one() -> N
     assert booked == [True, True, False, False]
     assert world.record.logins_booked == 3
     assert len(world.counted()) == 1  # the world itself books nothing
+
+
+def test_a_restart_is_refused_while_a_login_is_under_way_or_nothing_may_be_removed() -> None:
+    """It would turn that login into a failed one; and a manager that may not act must not leave the caller waiting."""
+    world = World()
+    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
+        world.step()
+    asked = replace(world.observe(), restart_asked=world.now)
+    during_login = decide(world.memory, asked, FleetView(), world.now)
+    assert during_login.action is None
+    assert "under way" in (during_login.refuse_restart or "")
+
+    walk(world)
+    kept = replace(world.observe(), restart_asked=world.now, wanted=Wanted.KEEP, wanted_why="Another one acts.")
+    assert decide(world.memory, kept, FleetView(), world.now).refuse_restart == "Another one acts."
 
 
 def test_failed_logins_wait_five_minutes_then_ten_and_then_a_human_must_look() -> None:

@@ -13,10 +13,15 @@ from spreadpilot_core.ibkr.deciding.states import State
 def restart(s: Situation) -> Decision | None:
     """Read the secret and ask every login rule first; only then stop the gateway that runs."""
     asked = s.seen.restart_asked
-    if asked is None or s.seen.gateway is None or s.seen.wanted is not Wanted.RUN:
+    if asked is None or s.seen.gateway is None or s.seen.wanted not in (Wanted.RUN, Wanted.KEEP):
         return None
+    if s.seen.wanted is Wanted.KEEP:
+        return replace(_stays(s), refuse_restart=s.seen.wanted_why or "The followers were not read yet.")
     if s.seen.running in (ActionKind.LAUNCH, ActionKind.REMOVE):
         return None
+    if s.seen.attempt is not None:
+        user = s.seen.attempt.user
+        return replace(_stays(s), refuse_restart=f"A login of {user} is under way, and would count as a failed one.")
     prepared = s.seen.prepared
     if prepared is None or prepared.at < asked:
         return _prepare(s)
