@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from spreadpilot_core.ibkr import presence
-from spreadpilot_core.ibkr.deciding import logging_in
+from spreadpilot_core.ibkr.deciding import decision, logging_in
+from spreadpilot_core.ibkr.deciding.observation import PermitView
 from spreadpilot_core.ibkr.errors import (
     DeliveryExpiredError,
     GatewayManagerError,
@@ -598,3 +599,35 @@ async def test_a_start_that_is_cancelled_at_any_step_leaves_nothing_behind(home:
         assert asyncio.all_tasks() <= before
     async with running(home) as manager:
         await state(manager, State.READY)
+
+
+async def test_who_waits_asks_again_by_itself_and_without_haste(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wake-up that was lost costs a look, not the turn; and waiting takes no more than that look now and then."""
+    monkeypatch.setattr(decision, "LOOK_AGAIN", 0.5)
+    await home.add(ANNA, BEN)
+    async with running(home, parallel_starts=1) as manager:
+        await state(manager, State.READY)
+        await state(manager, State.READY, BEN)
+        for each in (ANNA, BEN):
+            await manager.stop_gateway(each)
+        admission = house_of(manager).admission
+        gate = Gate(house_of(manager).runtime, "create")
+        first = asyncio.create_task(manager.launch_gateway(ANNA))
+        await gate.reached.wait()
+        await manager.launch_gateway(BEN)
+        assert "waits for a place" in (seen(manager, BEN).reason or "")
+        asked, ask = 0, admission.ask
+
+        def counted(*arguments: Any, **named: Any) -> PermitView:
+            nonlocal asked
+            asked += 1
+            return ask(*arguments, **named)
+
+        admission.ask = counted  # type: ignore[method-assign]
+        await eventually(lambda: asked > 0)
+        await asyncio.sleep(0.2)
+        assert asked < 3
+        admission._waiting.clear()  # as if another had been woken instead
+        gate.opened.set()
+        await first
+        await state(manager, State.READY, BEN)

@@ -34,15 +34,17 @@ class OpenLogin:
         self.is_being_written = False
 
     @property
-    def waits(self) -> bool:
-        """Whether it waits in a row for its permit."""
-        return self.permit is not None and self.permit.state is PermitState.WAITING
+    def waits_for(self) -> str | None:
+        """Behind what it waits in a row for its permit, as a sentence; None when it does not."""
+        waits = self.permit is not None and self.permit.state is PermitState.WAITING
+        return self.permit.sentence if self.permit is not None and waits else None
 
     def ask(self, user: str, follower: Follower | None) -> None:
-        """Ask for a permit; the answer stands in `permit`."""
-        phone = phone_of(follower, user)
+        """Ask for a permit, again when one waits; the answer stands in `permit`."""
+        before, phone = self.permit, phone_of(follower, user)
         self.permit = self._house.admission.ask(self._id, user=user, phone=phone, wake=self._ask_again)
-        self._wake()
+        if self.permit != before:
+            self._wake()
 
     def _ask_again(self) -> None:
         self.permit = None

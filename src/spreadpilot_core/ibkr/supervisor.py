@@ -323,7 +323,8 @@ class GatewaySupervisor:
     @property
     def is_up(self) -> bool:
         """Whether a launch has done its part: the process runs, or its login is queued behind a named obstacle."""
-        queued = self.state is State.QUEUED and self.login.waits
+        said = self.decision.reason if self.decision is not None else None
+        queued = self.state is State.QUEUED and said is not None and said == self.login.waits_for
         given_up = self._memory.life is not None and self._memory.life == self._memory.concluded
         on_its_way = self.state.status in (GatewayStatus.STARTING, GatewayStatus.RUNNING) and not given_up
         return queued or (self.presence.is_running and on_its_way)

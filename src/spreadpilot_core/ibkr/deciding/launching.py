@@ -155,11 +155,11 @@ def _turn(s: Situation) -> Decision | None:
         return s.verdict(State.QUEUED, reason, "It asks for its turn.", action=Action(ActionKind.ASK_PERMIT, reason))
     if permit.state is PermitState.HELD:
         return None
+    again = Action(ActionKind.ASK_PERMIT, permit.sentence)  # a wake-up may go to one that no longer wants its turn
     if permit.state is PermitState.TAKEN:
-        return s.verdict(
-            State.NEEDS_HUMAN, permit.sentence, "Give each follower an IBKR user of its own, or disable one of them."
-        )
-    return s.verdict(State.QUEUED, permit.sentence, "It logs in after that.")
+        then = "Give each follower an IBKR user of its own, or disable one of them."
+        return s.verdict(State.NEEDS_HUMAN, permit.sentence, then, action=again)
+    return s.verdict(State.QUEUED, permit.sentence, "It logs in after that.", action=again)
 
 
 def _launch(s: Situation, when: str, *, retry: bool = False) -> str:
