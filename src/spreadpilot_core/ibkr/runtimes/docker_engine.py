@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -178,11 +178,24 @@ class Engine:
                 return await self._client.images.inspect(reference)
         return None
 
-    async def pull(self, reference: str, auth: Mapping[str, str] | None) -> AsyncIterator[dict[str, Any]]:
-        """Pull an image; yields the engine's progress lines. `auth` is an entry as `docker login` keeps it."""
+    async def pull(self, reference: str, auth: Mapping[str, str] | None) -> AsyncGenerator[dict[str, Any]]:
+        """Pull an image; yields the engine's progress lines. `auth` is an entry as `docker login` keeps it.
+
+        Asked for here, not by aiodocker's `images.pull`, which leaves its connection open when it is given up half-way.
+        """
+        headers = {"X-Registry-Auth": compose_auth_header(dict(auth))} if auth else None
+        parameters = {"fromImage": reference} | ({} if _names_a_version(reference) else {"tag": "latest"})
+        url = f"unix://localhost/v{self.api_version}/images/create"
+        endless = aiohttp.ClientTimeout()
         with _translated(f"pull {reference}", self.socket):
-            async for line in self._client.images.pull(reference, auth=dict(auth) if auth else None, stream=True):
-                yield line
+            async with self._client.session.post(url, params=parameters, headers=headers, timeout=endless) as response:
+                if response.status >= 400:  # noqa: PLR2004  # HTTP
+                    raise aiodocker.DockerError(response.status, _message(await response.text()))
+                async for raw in response.content:
+                    line = json.loads(raw)
+                    if "error" in line:
+                        raise aiodocker.DockerError(0, str(line["error"]))
+                    yield line
 
     async def ask_registry(self, reference: str, auth: Mapping[str, str] | None) -> None:
         """Have the engine look an image up in its registry, without pulling it; refused when it can't be had."""
@@ -323,3 +336,8 @@ def _message(body: str) -> str:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
         return body.strip()
+
+
+def _names_a_version(reference: str) -> bool:
+    """Whether an image's name has a tag or a digest."""
+    return "@" in reference or ":" in reference.rpartition("/")[2]

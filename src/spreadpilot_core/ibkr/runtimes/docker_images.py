@@ -7,6 +7,7 @@ programs. What a registry or a full disk answers becomes one of the image errors
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -104,12 +105,13 @@ class ImageStore:
         told = time.monotonic()
         log.info("pulling image", image=reference, registry=registry, login="stored" if auth else "none")
         try:
-            async for line in self._engine.pull(reference, auth):
-                progress.take(line)
-                self.progress[reference] = progress.sentence
-                if time.monotonic() - told > _PROGRESS_SECONDS:
-                    told = time.monotonic()
-                    log.info("pulling image", image=reference, progress=progress.sentence)
+            async with contextlib.aclosing(self._engine.pull(reference, auth)) as lines:
+                async for line in lines:
+                    progress.take(line)
+                    self.progress[reference] = progress.sentence
+                    if time.monotonic() - told > _PROGRESS_SECONDS:
+                        told = time.monotonic()
+                        log.info("pulling image", image=reference, progress=progress.sentence)
         except EngineRefusedError as refused:
             raise pull_error(reference, registry, refused) from refused
         finally:
