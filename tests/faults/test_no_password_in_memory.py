@@ -20,7 +20,7 @@ import pytest
 from spreadpilot_core.ibkr.store.followers_file import add_follower
 from support.doors import Doorway
 from support.home import free_ports
-from support.memory import children, forms, search
+from support.memory import children, forms, search, search_all
 from support.vault import BaoServer
 from support.waiting import wait_until
 
@@ -87,8 +87,7 @@ def manager(bao: BaoServer, directory: Path, *, copy: str = "") -> Iterator[tupl
 def test_nothing_is_left_of_the_passwords(bao: BaoServer, tmp_path: Path) -> None:
     """Twenty gateways got theirs; manager, living children, state directory and everything said hold none, in no form."""
     with manager(bao, tmp_path) as (pid, said):
-        for process in (pid, *children(pid)):
-            assert search(process, NEEDLES) == set()
+        assert search_all(pid, NEEDLES) == set()
         assert_clean([said, *(tmp_path / "state").rglob("*")])
 
 
@@ -117,9 +116,7 @@ def test_nothing_is_left_in_a_whole_manager(bao: BaoServer, tmp_path: Path) -> N
     try:
         with standing(FLEET_PROGRAM, arguments, bao, tmp_path / "said") as pid:
             wait_until(lambda: not children(pid, running="credentials.courier"))
-            gateways = children(pid, running="simulator.host")
-            for process in {pid, *children(pid)} - {*gateways}:
-                assert search(process, NEEDLES) == set()
+            assert search_all(pid, NEEDLES, but="simulator.host") == set()
             assert_clean([tmp_path / "said", *directory.rglob("*")])
     finally:
         shutil.rmtree(directory)

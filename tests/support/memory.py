@@ -7,6 +7,7 @@ import json
 import os
 import urllib.parse
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 _CHUNK = 2**24
@@ -44,6 +45,15 @@ def search(pid: int, needles: Mapping[str, bytes]) -> set[str]:
     return found
 
 
+def search_all(pid: int, needles: Mapping[str, bytes], *, but: str = "") -> set[str]:
+    """The same of `pid` and of its living children, without those that run a program with the words `but` in its arguments."""
+    found = search(pid, needles)
+    for child in {*children(pid)} - {*(children(pid, running=but) if but else ())}:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile, and its memory with it
+            found |= search(child, needles)
+    return found
+
+
 def children(pid: int, *, running: str = "") -> list[int]:
     """Every process below `pid` that lives, or those that run a program with these words in its arguments."""
     below: list[int] = []
@@ -72,11 +82,7 @@ def _base64_inside(content: bytes, shift: int) -> bytes:
 def _ranges(pid: int) -> list[tuple[int, int]]:
     found = []
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        (
-            span,
-            rights,
-            *_,
-        ) = line.split()
+        span, rights, *_ = line.split()
         if rights.startswith("r") and not line.endswith(("[vvar]", "[vsyscall]", "[vvar_vclock]")):
             start, end = (int(part, 16) for part in span.split("-"))
             found.append((start, end))
@@ -84,7 +90,6 @@ def _ranges(pid: int) -> list[tuple[int, int]]:
 
 
 def _read(descriptor: int, at: int, length: int) -> bytes:
-
     try:
         return os.pread(descriptor, length, at)
     except OSError:
