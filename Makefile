@@ -6,6 +6,8 @@ CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 ARGS ?=
 MINUTES ?= 10
+# Tests mostly wait for real parts, so that more of them than processors run at once.
+WORKERS ?= 4
 # What `make lock` runs; uv is needed for nothing else.
 UV ?= uv
 LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
@@ -28,7 +30,7 @@ demo: $(VENV)/.runtime ## three simulated gateways start, fail and recover befor
 
 test: setup ## all tests, with coverage (ARGS="tests/unit -k leases")
 	@rm -f .coverage .coverage.*
-	$(BIN)/pytest --cov --cov-report= $(ARGS)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report= $(ARGS)
 
 check: $(CHECKS:%=check-%) ## style, types, imports, sizes, coverage, docs
 

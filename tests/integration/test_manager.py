@@ -163,7 +163,9 @@ async def test_a_wrong_password_is_typed_once_and_a_new_one_is_tried_by_itself(h
         snapshot = seen(manager, "anna")
         assert snapshot.reason is not None
         assert "did not accept" in snapshot.reason
-        assert "--retry-login" in (snapshot.next_action or "")
+        await eventually(  # once what is left of it is gone
+            lambda: "--retry-login" in (seen(manager, "anna").next_action or ""), lambda: seen(manager, "anna")
+        )
         with pytest.raises(LoginRefusedError, match="did not accept"):
             await manager.launch_gateway("anna")
         await asyncio.sleep(1.5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import shutil
 import socket
 import tempfile
@@ -85,23 +87,22 @@ class Home:
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+_BAND = range(10_000 + _WORKER * 2_500, 12_500 + _WORKER * 2_500)
+"""Where this process looks, so that the workers of one run, which all look at once, never find the same ports."""
+_next_port = random.choice(_BAND)
+
+
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free now, below the range of outgoing connections."""
-    for first in _candidates():
+    """The first of `count` ports in a row that are free now, below the range of outgoing connections; others each time."""
+    global _next_port  # noqa: PLW0603  # whoever got ports may not have opened them yet when the next one asks
+    for _ in range(_BAND.stop - _BAND.start):
+        first = _next_port if _next_port + count <= _BAND.stop else _BAND.start
+        _next_port = first + count
         if all(_is_free(first + each) for each in range(count)):
             return first
     msg = "no free ports"
     raise AssertionError(msg)
-
-
-_next_candidate = 10_000 + (hash(tempfile.mktemp()) % 15_000)  # noqa: S306  # only a name to hash: where to begin
-
-
-def _candidates() -> Iterator[int]:
-    global _next_candidate  # noqa: PLW0603  # tests of one run never look at the same ports twice
-    while True:
-        yield _next_candidate
-        _next_candidate = _next_candidate + 13 if _next_candidate < 31_000 else 10_000
 
 
 def _is_free(port: int) -> bool:

@@ -69,12 +69,13 @@ async def test_killed_life_leaves_nothing(dialect: str) -> None:
     before = asyncio.all_tasks()
     async with living(dialect) as life:
         await life.usable()
-        port, printed = life.gateway.port, len(life.lines)
+        port = life.gateway.port
         reader, writer = await connect(port)
         assert life.task is not None
         life.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await life.task
+        printed = len(life.lines)
         assert await reader.read() == b""
         writer.close()
         assert len(life.lines) == printed
