@@ -143,9 +143,13 @@ class LogReader:
 
 
 async def log_lines(engine: Engine, gateway: Gateway) -> AsyncIterator[str]:
-    """The lines of this gateway's life from its start, then live; ends when this life has ended."""
+    """The lines of this gateway's life from its start, then live; ends when this life has ended.
+
+    The engine may end a stream early, and says nothing then: an ended life is read until a reading brings nothing new.
+    """
     reader, pause = LogReader(), _FIRST_PAUSE
     while True:
+        brought = False
         try:
             if (life := await _life(engine, gateway)) is None:
                 return
@@ -153,8 +157,10 @@ async def log_lines(engine: Engine, gateway: Gateway) -> AsyncIterator[str]:
                 since = reader.reconnect(otherwise=life.begin)
                 async with aclosing(_follow(engine, gateway.container_id, reader, since=since)) as lines:
                     async for line in lines:
-                        pause = _FIRST_PAUSE
+                        pause, brought = _FIRST_PAUSE, True
                         yield line
+            if life.is_over and brought:
+                continue
             if life.is_over:
                 return
         except RuntimeUnavailableError as fault:
