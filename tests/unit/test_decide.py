@@ -257,6 +257,24 @@ def test_a_restart_is_refused_while_a_login_is_under_way_or_nothing_may_be_remov
     assert decide(world.memory, kept, FleetView(), world.now).refuse_restart == "Another one acts."
 
 
+def test_a_restart_that_takes_long_to_prepare_does_not_keep_an_old_proof() -> None:
+    """No heartbeat is sent while the secret is read: after an interval and its timeout it no longer counts as ready."""
+    world = World()
+    walk(world)
+    assert world.connection is not None
+    proven = world.connection.last_heartbeat
+    assert proven is not None
+    preparing = replace(world.observe(), restart_asked=world.now, running=ActionKind.PREPARE)
+    limit = timedelta(seconds=world.limits.healthcheck_interval + world.limits.heartbeat_timeout)
+
+    still = decide(world.memory, preparing, FleetView(), proven + limit - timedelta(seconds=1))
+    assert still.state is State.READY
+    assert still.recheck_after <= 1
+    overdue = decide(still.memory, preparing, FleetView(), proven + limit)
+    assert overdue.state is State.RECONNECTING
+    assert "overdue" in (overdue.reason or "")
+
+
 def test_failed_logins_wait_five_minutes_then_ten_and_then_a_human_must_look() -> None:
     """Logins that fail without a stated wait are spaced, and the budget of three ends them."""
     world = World()

@@ -259,12 +259,12 @@ def _connect_failure(error: ConnectError) -> Failure:
 async def heartbeat(house: House, connection: Connection, gateway: Gateway, *, probe_instead: bool) -> Ended:
     """Ask for the time; any message afterwards is the answer. With IBKR away a handshake proves as much."""
     try:
-        await connection.heartbeat(timeout=house.heartbeat_timeout)
+        await connection.heartbeat(timeout=house.limits.heartbeat_timeout)
     except HeartbeatError as error:
         if not probe_instead or not connection.is_open:
             return Ended(failure=Failure.FAILED, sentence=str(error))
         try:
-            await house.connector.probe(gateway.host, gateway.leases.host_port, timeout=house.heartbeat_timeout)
+            await house.connector.probe(gateway.host, gateway.leases.host_port, timeout=house.limits.heartbeat_timeout)
         except ProbeError as silent:
             return Ended(failure=Failure.FAILED, sentence=str(silent))
     return Ended()

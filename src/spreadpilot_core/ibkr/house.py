@@ -41,7 +41,6 @@ class House:
     limits: Limits
     options: GatewayOptions
     """The fleet's defaults for every gateway."""
-    heartbeat_timeout: float
     may_act: Callable[[], bool] = lambda: True
     """Whether this manager still holds its term; asked right before everything that changes a container."""
     clock: Callable[[], datetime] = utc_now
@@ -57,6 +56,7 @@ def limits_of(settings: Settings) -> Limits:
         phone_approval_time=settings.phone_approval_time,
         connect_time=settings.connect_time,
         healthcheck_interval=settings.healthcheck_interval,
+        heartbeat_timeout=settings.heartbeat_timeout,
         stop_grace=settings.stop_grace,
         login_budget=settings.login_budget,
         secret_poll_interval=settings.secret_poll_interval,

@@ -104,7 +104,6 @@ def open_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: Ev
             bus=bus,
             limits=limits_of(settings),
             options=settings.gateway_options,
-            heartbeat_timeout=settings.heartbeat_timeout,
             fleet_view=watched.view,
             may_act=watched.may_act,
         )

@@ -126,6 +126,7 @@ class Limits:
     phone_approval_time: float = 300
     connect_time: float = 60
     healthcheck_interval: float = 30
+    heartbeat_timeout: float = 10
     stop_grace: float = 90
     login_budget: int = 3
     secret_poll_interval: float = 300

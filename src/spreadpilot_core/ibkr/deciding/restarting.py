@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
-from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
+from spreadpilot_core.ibkr.deciding.decision import LONG_AGO, Action, Decision, Situation
 from spreadpilot_core.ibkr.deciding.launching import budget_refusal, login_refusal
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Wanted
 from spreadpilot_core.ibkr.deciding.states import State
@@ -45,6 +46,19 @@ def _prepare(s: Situation) -> Decision | None:
 
 
 def _stays(s: Situation) -> Decision:
-    """The present verdict stands while the restart is prepared."""
-    reason = None if s.memory.state is State.READY else s.memory.trouble or "A restart is being prepared."
-    return s.verdict(s.memory.state, reason, None if reason is None else "A restart is being prepared.")
+    """The present verdict stands while the restart is prepared, and being ready as long as its proof does."""
+    if s.memory.state is not State.READY:
+        then = "A restart is being prepared."
+        return s.verdict(s.memory.state, s.memory.trouble or then, then)
+    proven_until = _proven_until(s)
+    if s.now < proven_until:
+        return s.verdict(State.READY, None, None, until=proven_until)
+    reason = "Its heartbeat is overdue, since a restart is being prepared."
+    return s.verdict(State.RECONNECTING, reason, "A heartbeat must be answered, or it is restarted.")
+
+
+def _proven_until(s: Situation) -> datetime:
+    """When a gateway that froze would be known, were a heartbeat not put off until the secret was read."""
+    connection, limits = s.seen.connection, s.seen.limits
+    proven = connection.last_heartbeat if connection is not None else None
+    return (proven or LONG_AGO) + timedelta(seconds=limits.healthcheck_interval + limits.heartbeat_timeout)
