@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr import presence
+from spreadpilot_core.ibkr import fleet, gateway_manager, presence
 from spreadpilot_core.ibkr.deciding import decision, logging_in
 from spreadpilot_core.ibkr.deciding.observation import PermitView
 from spreadpilot_core.ibkr.errors import (
@@ -38,6 +40,7 @@ from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from spreadpilot_core.ibkr.store.local import LocalFollowers
 from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
 from support.home import PATIENCE, Home, eventually, seen
+from support.runtimes import host_of
 
 ANNA, BEN = FollowerId("anna"), FollowerId("ben")
 
@@ -422,6 +425,37 @@ async def test_a_manager_that_stops_launches_nothing_more(home: Home) -> None:
     await stopping
 
     assert all(isinstance(each.exception(), GatewayManagerError) for each in asked)
+    client = home.runtime()
+    await client.open()
+    assert list(await client.find()) == []
+    await client.close()
+
+
+async def test_a_stop_before_the_first_list_waits_for_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ran before is stopped, though the engine answered late; while it never answers, that is said and nothing claimed."""
+    await home.add(ANNA)
+    before = home.manager()
+    await before.start()
+    await state(before, State.READY)
+    await before.detach()
+    monkeypatch.setattr(gateway_manager, "FIRST_LOOK", 0.2)
+    monkeypatch.setattr(fleet, "LISTED_WITHIN", 0.2)
+    host = await asyncio.to_thread(host_of, home.directory)
+    assert host is not None
+    os.kill(host, signal.SIGSTOP)
+    try:
+        manager = home.manager()
+        await manager.start()
+        with pytest.raises(RuntimeUnavailableError, match="could not be listed, and was not stopped"):
+            await manager.stop()
+        manager = home.manager()
+        await manager.start()
+        monkeypatch.setattr(fleet, "LISTED_WITHIN", PATIENCE)
+        stopping = asyncio.create_task(manager.stop())
+        await asyncio.sleep(0.1)
+    finally:
+        os.kill(host, signal.SIGCONT)
+    await stopping
     client = home.runtime()
     await client.open()
     assert list(await client.find()) == []

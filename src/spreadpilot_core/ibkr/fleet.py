@@ -22,7 +22,7 @@ from spreadpilot_core.ibkr import events
 from spreadpilot_core.ibkr.audit import AuditTrail
 from spreadpilot_core.ibkr.deciding.observation import FleetView, Wanted
 from spreadpilot_core.ibkr.deciding.states import State
-from spreadpilot_core.ibkr.errors import GatewayManagerError, UnavailableError
+from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError, UnavailableError
 from spreadpilot_core.ibkr.house import House, spec_for
 from spreadpilot_core.ibkr.protocols import (
     FaultyRecord,
@@ -42,13 +42,15 @@ from spreadpilot_core.ibkr.reaching import Reaching, kept_going
 from spreadpilot_core.ibkr.reporting import Reporter
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
-from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.tasks import Tasks, arrives
 from spreadpilot_core.ibkr.telling import tell_roster
 
 log = structlog.get_logger(__name__)
 
 WRITTEN_WITHIN = 5.0
 """Seconds that stopping waits, once the gateways are gone, until the ends of their logins are written down."""
+LISTED_WITHIN = 10.0
+"""Seconds that stopping waits for the first list, without which nothing is known of what runs."""
 RECORDS_FIRST = 3.0
 """Seconds that adopting waits for the records, which say more than labels do."""
 
@@ -121,8 +123,13 @@ class Fleet:
                 await self.roster_known.wait()
 
     async def stop_all(self) -> list[FollowerId]:
-        """Stop every gateway, in parallel; returns those whose end could not be confirmed."""
+        """Stop every gateway, in parallel; returns those whose end could not be confirmed.
+
+        Raises `RuntimeUnavailableError` when it was never learned what runs.
+        """
         self._stopping = True
+        if self._acts.is_set() and not await arrives(self._listed, within=LISTED_WITHIN):
+            raise RuntimeUnavailableError(f"What runs could not be listed, and was not stopped: {self._runtime_fault}")
         for supervisor in self.supervisors.values():
             self._want(supervisor, Wanted.SHUTDOWN, "The manager stops.")
         limit = self._settings.stop_grace + 30
@@ -175,9 +182,7 @@ class Fleet:
     async def _find_what_is_there(self) -> None:
         """Adopt what runs, also when the records can't be read; from then on list whenever asked."""
         await self._acts.wait()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RECORDS_FIRST):
-                await self._records_known.wait()
+        await arrives(self._records_known, within=RECORDS_FIRST)
         await self._reaching.until_reached("runtime", self._house.runtime.open, tell=self._runtime_away)
         while True:
             self._relist_asked.clear()
@@ -186,9 +191,7 @@ class Fleet:
             found = await self._reaching.until_reached("runtime", self._house.runtime.find, tell=self._runtime_away)
             busy |= {each for each, it in self.supervisors.items() if it.slot.container_actions != before.get(each, 0)}
             self._take_list({gateway.follower_id: gateway for gateway in found}, busy)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.full_comparison_interval):
-                    await self._relist_asked.wait()
+            await arrives(self._relist_asked, within=self._settings.full_comparison_interval)
 
     def _take_list(self, found: Mapping[FollowerId, Gateway], busy: set[FollowerId]) -> None:
         """Give each supervisor what the list says of it, but for those that acted since the list was asked for."""
@@ -266,9 +269,7 @@ class Fleet:
             self._reload_asked.clear()
             roster = await self._reaching.until_reached("follower store", self._followers.load)
             self._take_roster(roster)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.full_comparison_interval):
-                    await self._reload_asked.wait()
+            await arrives(self._reload_asked, within=self._settings.full_comparison_interval)
 
     async def _hear_of_changes(self) -> None:
         await self.roster_known.wait()
@@ -326,14 +327,12 @@ class Fleet:
 
     def want_by_record(self, supervisor: GatewaySupervisor) -> None:
         """Work out again what is wanted, after an operator's word."""
-        if self._stopping:
-            return
-        if supervisor.follower is not None and supervisor.follower_id in (self._roster.usable if self._roster else {}):
+        usable = self._roster.usable if self._roster is not None and not self._stopping else {}
+        if supervisor.follower is not None and supervisor.follower_id in usable:
             self._assign(supervisor, supervisor.follower)
 
     def _want(self, supervisor: GatewaySupervisor, wanted: Wanted, why: str) -> None:
-        if (supervisor.wanted, supervisor.wanted_why) != (wanted, why):
-            supervisor.wanted, supervisor.wanted_why = wanted, why
+        supervisor.wanted, supervisor.wanted_why = wanted, why
         supervisor.wake()
 
     # ------------------------------------------------------------------ supervisors

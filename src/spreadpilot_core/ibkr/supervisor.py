@@ -38,7 +38,7 @@ from spreadpilot_core.ibkr.protocols import (
     RuntimeState,
 )
 from spreadpilot_core.ibkr.requests import Requests
-from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.tasks import Tasks, arrives
 from spreadpilot_core.ibkr.telling import Teller
 
 log = structlog.get_logger(__name__)
@@ -106,16 +106,11 @@ class GatewaySupervisor:
             self._publish(decision, seen)
             self._begin(decision)
             self.requests.end_cycle(asked)
-        await self._wake_within(decision.recheck_after)
+        await arrives(self._wake, within=decision.recheck_after)
 
     def wake(self) -> None:
         """Something may have changed."""
         self._wake.set()
-
-    async def _wake_within(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
 
     async def _let_go(self) -> None:
         self.presence.drop_connection("the manager let go")

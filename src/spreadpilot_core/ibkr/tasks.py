@@ -56,6 +56,14 @@ class Tasks:
         return not self._running
 
 
+async def arrives(event: asyncio.Event, *, within: float) -> bool:
+    """Wait until the event is set; False after `within` seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            await event.wait()
+    return event.is_set()
+
+
 def _tell_failure(task: asyncio.Task[Any]) -> None:
     if task.cancelled():
         return
