@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus
-from support.docker_bench import Bench, bench_fixture, engine_fixture, own_engine_fixture  # noqa: F401  # fixtures
-from support.docker_images import Generation, simulator_image
-from support.home import PASSWORD, Home, eventually, seen
+from support.docker_bench import (  # noqa: F401  # fixtures
+    Bench,
+    DockerHome,
+    bench_fixture,
+    engine_fixture,
+    own_engine_fixture,
+)
+from support.home import PASSWORD, eventually, seen
 
 pytestmark = pytest.mark.real_part("docker")
 PATIENCE = 90.0
-
-
-class DockerHome(Home):
-    """A manager's home whose gateways run on the bench's engine."""
-
-    def __init__(self, bench: Bench) -> None:
-        super().__init__()
-        self.bench = bench
-        self.settings |= {
-            "runtime_url": "docker:",
-            "docker_host": f"unix://{bench.engine.socket}",
-            "container_prefix": bench.prefix,
-            "max_startup_time": PATIENCE,
-            "stop_grace": 20.0,
-        }
-
-    async def add_on(self, generation: Generation, *follower_ids: str) -> None:
-        """Followers whose gateways are of one generation, as a user writes them."""
-        image = await asyncio.to_thread(simulator_image, self.bench.api, generation)
-        for follower_id in follower_ids:
-            await self.add(follower_id)
-            with self.followers_file.open("a") as file:
-                file.write(f'\n[follower.gateway]\nimage = "{image}"\n')
-
-    def containers(self) -> list[dict[str, Any]]:
-        """What the engine has of ours."""
-        return self.bench.api.containers(f"spreadpilot.gateway-manager.owner={self.bench.prefix}")
 
 
 @pytest.fixture(name="home")
@@ -109,25 +85,3 @@ async def test_a_next_manager_adopts_without_a_login(home: DockerHome) -> None:
     finally:
         await second.stop()
     assert home.containers() == []
-
-
-@pytest.mark.parametrize("act", ["kill", "stop", "rm -f"])
-async def test_a_gateway_that_an_operator_ends_comes_back(home: DockerHome, act: str) -> None:
-    """Killed, stopped or removed behind the manager's back: told in a sentence, and another container takes its place."""
-    await home.add_on("ibc", "alice")
-    manager = home.manager()
-    await manager.start()
-    try:
-        await healthy(manager, "alice")
-        old = home.containers()[0]["Id"]
-        if act == "rm -f":
-            home.bench.api.remove(old)
-        else:
-            await asyncio.to_thread(home.bench.api.ask, "POST", f"/containers/{old}/{act}")
-        await eventually(lambda: not manager.is_healthy("alice"), "the loss", within=PATIENCE)
-        assert seen(manager, "alice").reason
-        await healthy(manager, "alice")
-        assert [row["Id"] for row in home.containers()] != [old]
-        assert len(home.containers()) == 1
-    finally:
-        await manager.stop()

@@ -285,6 +285,33 @@ async def test_a_list_that_is_older_than_a_launch_says_nothing_about_it(home: Ho
         listening.cancel()
 
 
+async def test_a_launch_that_ends_in_doubt_while_the_runtime_is_away_is_cleared_up_at_its_return(home: Home) -> None:
+    """The list that then comes is newer than the launch: nobody waits for the next regular one."""
+    await home.add(ANNA)
+    async with running(home) as manager:
+        await state(manager, State.READY)
+        await manager.stop_gateway(ANNA)
+        house = house_of(manager)
+        find, create = house.runtime.find, Gate(house.runtime, "create")
+        launching = asyncio.create_task(manager.launch_gateway(ANNA))
+        await create.reached.wait()
+        away = RuntimeUnavailableError("It is away.")
+        asked = asyncio.Event()
+
+        async def unanswered(*_: Any) -> Any:
+            asked.set()
+            raise away
+
+        create._inner = house.runtime.find = unanswered  # type: ignore[method-assign]
+        supervisor_of(manager)._relist()
+        await asked.wait()  # the runtime's absence is known, and the launch under way
+        create.opened.set()
+        with pytest.raises(LaunchError):
+            await launching
+        house.runtime.find = find  # type: ignore[method-assign]
+        await state(manager, State.READY)
+
+
 async def test_a_login_that_an_operator_took_is_taken_once(home: Home) -> None:
     """A start that failed after the login was marked spends the operator's leave: what follows keeps every rule again."""
     await home.add(ANNA)

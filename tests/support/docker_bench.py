@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import socket
@@ -17,11 +18,12 @@ from spreadpilot_core.ibkr.credentials.doors import deliver
 from spreadpilot_core.ibkr.credentials.encoding import encode
 from spreadpilot_core.ibkr.protocols import Created, Gateway, GatewaySpec, Leases, RuntimeEvent
 from spreadpilot_core.ibkr.runtimes.docker import DockerRuntime
-from spreadpilot_core.ibkr.runtimes.docker_naming import OWNER
+from spreadpilot_core.ibkr.runtimes.docker_naming import FOLLOWER, OWNER
 from support.docker_engine import EngineUnderTest, engine_fixture, own_engine_fixture
 from support.docker_http import DockerApi
 from support.docker_images import Generation, simulator_image
 from support.docker_specs import spec as make_spec
+from support.home import Home
 
 FIXTURES = (engine_fixture, own_engine_fixture)
 """What `bench` needs; a test module imports all three."""
@@ -108,6 +110,48 @@ async def faulty_bench_fixture(own_engine: EngineUnderTest) -> AsyncIterator[Ben
             if not own_engine.api.is_there():
                 own_engine.own.start()
             await place.close()
+
+
+class DockerHome(Home):
+    """A manager's home whose gateways run on the bench's engine."""
+
+    def __init__(self, bench: Bench, **settings: Any) -> None:
+        super().__init__()
+        self.bench = bench
+        self.settings |= {
+            "runtime_url": "docker:",
+            "docker_host": f"unix://{bench.engine.socket}",
+            "container_prefix": bench.prefix,
+            "max_startup_time": DEADLINE,
+            "stop_grace": 20.0,
+        } | settings
+
+    async def add_on(
+        self, generation: Generation, *follower_ids: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Followers whose gateways are of one generation, as a user writes them; the image has these variables more."""
+        image = await asyncio.to_thread(simulator_image, self.bench.api, generation, environment)
+        for follower_id in follower_ids:
+            await self.add(follower_id)
+            with self.followers_file.open("a") as file:
+                file.write(f'\n[follower.gateway]\nimage = "{image}"\n')
+
+    def containers(self) -> list[dict[str, Any]]:
+        """What the engine has of ours."""
+        return self.bench.api.containers(f"{OWNER}={self.bench.prefix}")
+
+    def lives(self) -> dict[str, list[tuple[str, str]]]:
+        """Container and start time of every container of each follower, whatever its state."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for row in self.containers():
+            life = (row["Id"], self.bench.api.inspect(row["Id"])["State"]["StartedAt"])
+            found.setdefault(row["Labels"][FOLLOWER], []).append(life)
+        return found
+
+    def networks(self) -> list[str]:
+        """The networks that bear our label."""
+        asked = json.dumps({"label": [f"{OWNER}={self.bench.prefix}"]})
+        return [network["Name"] for network in self.bench.api.ask("GET", "/networks", filters=asked)]
 
 
 # ---------------------------------------------------------------------------------------------- what tests wait for

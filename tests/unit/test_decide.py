@@ -421,6 +421,43 @@ def test_a_gateway_whose_api_stays_shut_is_replaced_after_six_tries() -> None:
     assert tries == 6
 
 
+def test_a_gateway_is_not_given_up_for_what_an_absent_runtime_hides() -> None:
+    """Its shut ports and its unread log are the runtime's trouble: tries go on, and count anew once it answers."""
+    world = walk(World())
+    world.runtime_fault, world.api_answers = "The engine is away.", False
+    close_socket(world)
+    for _ in range(60):
+        decision = world.step()
+        assert decision.state is State.RECONNECTING
+        assert decision.action is None or decision.action.kind is not ActionKind.REMOVE
+    assert "The engine is away." in (decision.reason or "")
+
+    world.runtime_fault = None
+    for _ in range(3):
+        world.step()
+        assert world.gateway is not None
+    world.api_answers = True
+    assert settled(world) is State.READY
+    assert world.containers == 1
+
+
+def test_a_login_that_nobody_can_watch_keeps_its_time() -> None:
+    """With the runtime away the log is silent: the login is neither failed nor late before it can be read again."""
+    world = World()
+    while world.gateway is None:
+        world.step()
+    world.runtime_fault = "The engine is away."
+    for _ in range(20):
+        decision = decide(world.memory, world.observe(), FleetView(), world.now)
+        world.memory = decision.memory
+        world.now += timedelta(seconds=60)
+        assert (decision.state, decision.action) == (State.LOGGING_IN, None)
+        assert "away" in (decision.reason or "")
+    world.runtime_fault = None
+    assert settled(world) is State.READY
+    assert (world.containers, len(world.logins_typed)) == (1, 1)
+
+
 def test_nothing_is_started_or_removed_while_the_followers_are_unknown() -> None:
     """With the follower store away, what runs stays connected and nobody logs in."""
     world = walk(World())

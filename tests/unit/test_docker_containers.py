@@ -259,6 +259,14 @@ def test_want_of_memory_is_told_only_as_a_cause() -> None:
     assert last_words(inspection(killed | {"ExitCode": 0}), ["x"]).lines == ["x"]
 
 
+def test_a_container_that_is_being_removed_tells_how_it_ended() -> None:
+    """`docker rm -f` kills first: its code is known while the container is still seen."""
+    going = LIVE_STATE | {"Status": "removing", "Running": False, "ExitCode": 137}
+    found = gateway_from(inspection(going), naming=NAMING, newest_image=None)
+    assert found is not None
+    assert found.exit_code == 137
+
+
 def test_a_container_that_never_started_has_no_exit_code() -> None:
     """Docker writes 128 or 0 there, which says nothing of a login."""
     never = {"Status": "created", "Running": False, "StartedAt": "0001-01-01T00:00:00Z", "ExitCode": 128}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
@@ -46,6 +47,22 @@ async def test_an_outage_a_refusal_and_a_mistake_of_ours_are_all_tried_again() -
     assert told[:3] == ["It is away.", "It is away.", "It says 500."]
     assert "KeyError" in told[3]
     assert heard == told[1:]
+
+
+async def test_a_hint_that_it_is_there_again_cuts_a_long_pause_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever hears of its return first spares the rest of the pause, and says so once."""
+    monkeypatch.setattr(reaching, "RETRY_CAP", 3600.0)
+    monkeypatch.setattr(reaching, "RETRY_FIRST", 0.001)
+    hint = asyncio.Event()
+    outage = Failing(*[RuntimeUnavailableError("It is away.")] * 40)  # the last pauses would take years
+
+    async def work() -> str:
+        hint.set()
+        return await outage.work()
+
+    found = await reaching.Reaching(EventBus(), lambda: datetime.now(UTC)).until_reached("runtime", work, sooner=hint)
+
+    assert found == "there"
 
 
 async def test_a_loop_that_fails_begins_again_until_it_is_over() -> None:

@@ -186,12 +186,17 @@ class Fleet:
         await self._reaching.until_reached("runtime", self._house.runtime.open, tell=self._runtime_away)
         while True:
             self._relist_asked.clear()
-            before = {each: supervisor.slot.container_actions for each, supervisor in self.supervisors.items()}
-            busy = {each for each, supervisor in self.supervisors.items() if supervisor.slot.is_busy_with_container}
-            found = await self._reaching.until_reached("runtime", self._house.runtime.find, tell=self._runtime_away)
-            busy |= {each for each, it in self.supervisors.items() if it.slot.container_actions != before.get(each, 0)}
-            self._take_list({gateway.follower_id: gateway for gateway in found}, busy)
+            tell, asked = self._runtime_away, self._relist_asked
+            self._take_list(*await self._reaching.until_reached("runtime", self._look, tell=tell, sooner=asked))
             await arrives(self._relist_asked, within=self._settings.full_comparison_interval)
+
+    async def _look(self) -> tuple[Mapping[FollowerId, Gateway], set[FollowerId]]:
+        """What there is, and whose gateways were acted on since the list was asked for: it says nothing of those."""
+        idle = {each: it.slot for each, it in self.supervisors.items() if not it.slot.is_busy_with_container}
+        before = {each: slot.container_actions for each, slot in idle.items()}
+        found = await self._house.runtime.find()
+        busy = {each for each, it in self.supervisors.items() if it.slot.container_actions != before.get(each, 0)}
+        return {gateway.follower_id: gateway for gateway in found}, busy
 
     def _take_list(self, found: Mapping[FollowerId, Gateway], busy: set[FollowerId]) -> None:
         """Give each supervisor what the list says of it, but for those that acted since the list was asked for."""
@@ -202,7 +207,7 @@ class Fleet:
         for follower_id, supervisor in self.supervisors.items():
             supervisor.runtime_fault = None
             gateway = found.get(follower_id)
-            if follower_id in busy or supervisor.slot.is_busy_with_container:
+            if follower_id in busy:
                 supervisor.wake()
             elif gateway is not None and supervisor.presence.gateway is None:
                 supervisor.adopt(gateway, self._open_logins.pop(follower_id, None))
@@ -250,16 +255,11 @@ class Fleet:
     async def _follow_runtime(self) -> None:
         await self._listed.wait()
         async for event in self._house.runtime.events():
-            if event.kind is RuntimeEventKind.GAP:
+            known = self.supervisors.get(event.follower_id) if event.follower_id is not None else None
+            if event.kind is RuntimeEventKind.GAP or known is None:
                 self._relist_asked.set()
-                continue
-            supervisor = self.supervisors.get(event.follower_id) if event.follower_id is not None else None
-            if supervisor is None:
-                self._relist_asked.set()
-                continue
-            gateway = supervisor.presence.gateway
-            if gateway is not None and gateway.container_id == event.container_id:
-                supervisor.container_changed()
+            elif (gateway := known.presence.gateway) and gateway.container_id == event.container_id:
+                known.container_changed()
 
     # ------------------------------------------------------------------ who is wanted
 

@@ -15,6 +15,7 @@ import structlog
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.events import EventBus, NoticeGiven
+from spreadpilot_core.ibkr.tasks import arrives
 
 log = structlog.get_logger(__name__)
 
@@ -32,9 +33,14 @@ class Reaching:
         self._clock = clock
 
     async def until_reached(
-        self, what: str, work: Callable[[], Awaitable[T]], *, tell: Callable[[str], None] | None = None
+        self,
+        what: str,
+        work: Callable[[], Awaitable[T]],
+        *,
+        tell: Callable[[str], None] | None = None,
+        sooner: asyncio.Event | None = None,
     ) -> T:
-        """What `work` answers, once it does; `tell` gets the sentence of every failure."""
+        """What `work` answers, once it does; `tell` gets the sentence of every failure, and `sooner` cuts a pause short."""
         pause, said = RETRY_FIRST, ""
         while True:
             try:
@@ -50,7 +56,10 @@ class Reaching:
                 self._bus.publish(NoticeGiven(at=self._clock(), sentence=sentence))
             if tell is not None:
                 tell(sentence)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(RETRY_FIRST)
+            await arrives(sooner or asyncio.Event(), within=pause - RETRY_FIRST)
+            if sooner is not None:
+                sooner.clear()
             pause = min(RETRY_CAP, pause * 2)
 
 

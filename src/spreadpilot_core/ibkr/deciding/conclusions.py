@@ -80,6 +80,10 @@ def _rejected(
     return Conclusion(LoginOutcome.REJECTED, sentence, record)
 
 
+def _with_code(code: int | None) -> str:
+    return f" with code {code}" if code is not None else ""
+
+
 def _ended(
     view: LoginView | None, gateway: Gateway | None, record: Record, container: ContainerId, evidence: str
 ) -> Conclusion:
@@ -87,7 +91,7 @@ def _ended(
         meaning, code = "is gone", None
     else:
         code = gateway.exit_code
-        meaning = f"ended with code {code} ({exit_meaning(gateway.dialect, code).sentence})"
+        meaning = f"ended{_with_code(code)} ({exit_meaning(gateway.dialect, code).sentence})"
     completed = view is not None and (view.completed or view.completed_before)
     completed = completed or record.logged_in_before == container
     oom = "".join(f" {notice}" for notice in gateway.notices) if gateway is not None else ""

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
 from spreadpilot_core.ibkr.deciding.observation import ActionKind
-from spreadpilot_core.ibkr.deciding.pacing import CONNECT_TRIES
+from spreadpilot_core.ibkr.deciding.pacing import CONNECT_TRIES, connect_pause
 from spreadpilot_core.ibkr.deciding.removing import replace_gateway
 from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.login_log import LoginPhase
@@ -35,6 +35,8 @@ def connecting(s: Situation) -> Decision | None:
     if gateway.state is RuntimeState.PAUSED:
         trouble = "Its container is paused."
     if s.memory.connect_failures >= CONNECT_TRIES or _out_of_time(s):
+        if s.seen.runtime_fault:
+            return _another_round(s, state, s.seen.runtime_fault)
         return replace_gateway(
             s, f"Its API can't be used: {s.memory.connect_failures} tries failed. {trouble or ''}".strip()
         )
@@ -50,6 +52,14 @@ def connecting(s: Situation) -> Decision | None:
     new_id = s.memory.id_conflicts >= CONFLICTS_BEFORE_NEW_ID
     action = Action(ActionKind.CONNECT, trouble or "the login has completed", new_client_id=new_id)
     return s.verdict(state, trouble or "It is logged in.", "Its API is being connected.", action=action)
+
+
+def _another_round(s: Situation, state: State, fault: str) -> Decision:
+    """With the runtime away its ports may be closed although the gateway runs: it is not given up."""
+    after = s.now + timedelta(seconds=connect_pause(s.seen.follower_id, CONNECT_TRIES - 1, s.seen.limits.connect_time))
+    memory = s.remember(connect_failures=0, connect_since=None, connect_after=after)
+    then = f"Next try at {after:%H:%M:%S} UTC, or when the runtime answers."
+    return s.verdict(state, f"Its API can't be reached. {fault}", then, until=after, memory=memory)
 
 
 def _awaits_disclaimer(s: Situation) -> bool:

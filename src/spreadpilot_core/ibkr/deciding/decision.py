@@ -69,6 +69,8 @@ class Memory:
     heartbeat_due: datetime = LONG_AGO
     heartbeats: int = 0
     """Answered on this connection."""
+    runtime_away: bool = False
+    """The runtime could not be reached when last looked."""
     losses: int = 0
     """Gateways lost after a good login, since the last stable session."""
     launch_failures: int = 0

@@ -46,6 +46,7 @@ class Learned(NamedTuple):
 def learn(memory: Memory, seen: Observation, now: datetime) -> Learned:
     """Memory and record after this observation, and what the ledger must write down."""
     memory = _action_ended(memory, seen, now)
+    memory = _runtime_back(memory, seen, now)
     memory = _life_began(memory, seen, now)
     memory = _login_moved(memory, seen, now)
     memory = _connection(memory, seen, now)
@@ -90,6 +91,16 @@ _FRESH_CONNECT: dict[str, object] = {
     "id_conflicts": 0,
     "heartbeats": 0,
 }
+
+
+def _runtime_back(memory: Memory, seen: Observation, now: datetime) -> Memory:
+    """Nothing could be seen or done while the runtime was away: what was given a time has it again."""
+    away = seen.runtime_fault is not None
+    if away or not memory.runtime_away:
+        return memory if away == memory.runtime_away else replace(memory, runtime_away=away)
+    memory = replace(memory, runtime_away=False, remove_after=LONG_AGO, clock=now)
+    memory = replace(memory, connect_failures=0, connect_since=None, connect_after=LONG_AGO)
+    return memory if is_logged_in(seen) else replace(memory, phase_since=now)
 
 
 def _life_began(memory: Memory, seen: Observation, now: datetime) -> Memory:
@@ -220,7 +231,8 @@ def _launch_ended(memory: Memory, outcome: Outcome, now: datetime) -> Memory:
         return memory
     failures = memory.launch_failures + 1
     at_once = failures < LAUNCHES_AT_ONCE.get(outcome.failure, 0)
-    until = outcome.until or now + timedelta(seconds=0 if at_once else doubling(failures, LAUNCH_RETRY))
+    pace = PREPARE_RETRY if outcome.failure is Failure.UNAVAILABLE else LAUNCH_RETRY
+    until = outcome.until or now + timedelta(seconds=0 if at_once else doubling(failures, pace))
     return replace(memory, launch_failures=failures, not_before=until, not_before_why=outcome.sentence)
 
 

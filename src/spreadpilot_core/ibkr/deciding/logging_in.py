@@ -37,6 +37,9 @@ def logging_in(s: Situation) -> Decision | None:
         return s.verdict(
             State.NEEDS_HUMAN, sentence, "Act on the gateway's screen or in IBKR's Client Portal; it is watched."
         )
+    if s.seen.runtime_fault:
+        state = State.AWAITING_2FA if phase is LoginPhase.AWAITING_2FA else State.LOGGING_IN
+        return s.verdict(state, s.seen.runtime_fault, "Its login is watched again when the runtime answers.")
     if phase is LoginPhase.AWAITING_2FA:
         deadline = s.memory.phase_since + timedelta(seconds=s.seen.limits.phone_approval_time)
         who = s.seen.follower.phone_owner if s.seen.follower and s.seen.follower.phone_owner else s.record.user

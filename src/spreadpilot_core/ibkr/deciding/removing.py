@@ -37,7 +37,8 @@ def over(s: Situation) -> Decision | None:
     if gateway.state is RuntimeState.CREATED and s.seen.running is not ActionKind.LAUNCH:
         return remove(s, "A container that was created and never started was found.", grace=0)
     if gateway.state is RuntimeState.EXITED and s.memory.life != s.memory.concluded:
-        return s.verdict(State.RECONNECTING, "Its container ended.", "Its last words are read.")
+        reason = f"Its container ended. {s.seen.runtime_fault or ''}".strip()
+        return s.verdict(State.RECONNECTING, reason, "Its last words are read.")
     if s.memory.life is not None and s.memory.life == s.memory.concluded:
         return remove(
             s, s.memory.trouble or "Its container is over.", grace=0 if gateway.state is RuntimeState.EXITED else 5
@@ -65,6 +66,9 @@ def replace_gateway(s: Situation, why: str) -> Decision:
     """Give this gateway up although it runs: a new container, which costs a login."""
     if s.seen.wanted is Wanted.KEEP:
         return s.verdict(State.RECONNECTING, why, _kept(s))
+    if s.seen.runtime_fault:  # it may be to blame, and nothing could be started instead
+        then = f"{s.seen.runtime_fault} Nothing is given up before that changes."
+        return s.verdict(_not_ready(s.memory.state), why, then)
     logged_in = s.memory.was_ready or (s.seen.login is not None and s.seen.login.completed)
     outcome = LoginOutcome.SUCCEEDED if logged_in else LoginOutcome.FAILED
     conclusion = Conclusion(outcome, why, s.record, is_loss=logged_in)

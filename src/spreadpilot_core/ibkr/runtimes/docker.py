@@ -250,7 +250,7 @@ class DockerRuntime:
         return gateway_from(inspection, naming=self._naming, newest_image=newest_image)
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
-        """What happens to our containers; `GAP` first and after every break."""
+        """What happens to our containers; `GAP` first, at every break and after it."""
         return container_events(self._engine, self._naming)
 
     def log(self, gateway: Gateway) -> AsyncIterator[str]:

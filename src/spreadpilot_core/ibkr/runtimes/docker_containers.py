@@ -176,6 +176,7 @@ _STATES = {
     "restarting": RuntimeState.RUNNING,
     "paused": RuntimeState.PAUSED,
 }
+_ENDED = {"exited", "dead", "removing"}
 _KILLED = 137
 
 
@@ -211,7 +212,7 @@ def gateway_from(inspection: Mapping[str, Any], *, naming: Naming, newest_image:
         state=_STATES.get(state["Status"], RuntimeState.EXITED),
         host=LOOPBACK,
         started_at=started,
-        exit_code=state.get("ExitCode") if state["Status"] in {"exited", "dead"} else None,
+        exit_code=state.get("ExitCode") if started is not None and state["Status"] in _ENDED else None,
         health=(state.get("Health") or {}).get("Status"),
         vnc=_screen(inspection),
         notices=tuple(_notices(inspection, newest_image)),

@@ -1,8 +1,8 @@
 """What the engine tells without being asked again: events of our containers, and the lines that one of them prints.
 
-Both streams break when the engine restarts, and both come back by themselves. An event stream that comes back says
-`GAP`, for what dies while the engine is away gives no event, ever. A log that comes back goes on at the last line seen;
-a line that the engine repeats (it does so when it rotates the file) is told once.
+Both streams break when the engine restarts, and both come back by themselves. An event stream says `GAP`
+when it breaks and when it is back, for what dies while the engine is away gives no event, ever. A log that comes back
+goes on at the last line seen; a line that the engine repeats (it does so when it rotates the file) is told once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _LONGEST_PAUSE = 2.0
 
 
 async def container_events(engine: Engine, naming: Naming) -> AsyncIterator[RuntimeEvent]:
-    """Every event of the owner's containers, `GAP` first and after each break; ends when the engine is closed."""
+    """Every event of the owner's containers, `GAP` first, at each break and after it; ends when the engine is closed."""
     pause, away = _FIRST_PAUSE, False
     while engine.is_open:
         try:
@@ -59,6 +59,8 @@ async def container_events(engine: Engine, naming: Naming) -> AsyncIterator[Runt
                     yield event
         except (RuntimeUnavailableError, EngineRefusedError) as fault:
             _tell(engine, fault, again=away)
+        if not away and engine.is_open:
+            yield RuntimeEvent(RuntimeEventKind.GAP)  # whoever lists now is told why it broke
         away = True
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
