@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
 
 import pytest
@@ -149,6 +150,27 @@ async def test_a_stopped_gateway_stays_stopped_over_a_restart_of_the_manager(hom
         await ready(manager, "ben")
         assert seen(manager, "anna").state is State.STOPPED
         await manager.launch_gateway("anna")
+        await ready(manager, "anna")
+
+
+async def test_a_launch_returns_once_the_stop_before_it_is_forgotten_durably(home: Home) -> None:
+    """While the record of the operator's word can't be written, `launch_gateway` waits, also where it changes no gateway."""
+    await home.add("anna")
+    async with running(home) as manager:
+        await ready(manager, "anna")
+        with contextlib.closing(sqlite3.connect(home.directory / "records.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            stopping = asyncio.create_task(manager.stop_gateway("anna"))
+            launching = asyncio.create_task(manager.launch_gateway("anna"))
+            returned, _ = await asyncio.wait([launching], timeout=1)
+            other.execute("ROLLBACK")
+        assert not returned
+        await launching
+        records = open_records(manager.settings)  # as the next manager would find it, were this one killed now
+        await records.open()
+        assert (await records.load())[FollowerId("anna")].stopped_by_operator is False
+        await records.close()
+        await stopping
         await ready(manager, "anna")
 
 

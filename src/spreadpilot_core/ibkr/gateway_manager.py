@@ -236,6 +236,7 @@ class GatewayManager:
             LaunchError: it can't start; the sentence says why.
             LoginRefusedError: the login would break a rule that protects the account.
             AuditError: `retry_login` could not be written down, so it is not done.
+            StoreUnavailableError: nobody logs in, or the end of an operator's stop could not be remembered yet.
             UnknownFollowerError: no record has this id.
             NotStartedError: before `start()` or after `stop()`.
 
@@ -253,6 +254,7 @@ class GatewayManager:
         asked = supervisor.ask_launch(operator_login=retry_login)
         self._started("launch_gateway").want_by_record(supervisor)
         await self._until_up(supervisor, asked)
+        await self._started("launch_gateway").write_records()  # a stop that it takes back must not come back
 
     async def stop_gateway(self, follower_id: str) -> None:
         """Stop the follower's gateway; returns when it is gone.
