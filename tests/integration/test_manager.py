@@ -13,6 +13,7 @@ import pytest
 from ib_async import IB
 
 from spreadpilot_core.ibkr.audit import AuditTrail
+from spreadpilot_core.ibkr.errors import AuditError
 from spreadpilot_core.ibkr.events import ClientStale, Event
 from spreadpilot_core.ibkr.gateway_manager import (
     AlreadyRunningError,
@@ -198,6 +199,18 @@ async def test_a_wrong_password_is_typed_once_and_a_new_one_is_tried_by_itself(h
         await ready(manager, "anna")
         assert await starts(home) == 2
     await runtime.close()
+    trail = AuditTrail(home.directory)
+    lines = await asyncio.to_thread(lambda: list(trail.entries()))
+    assert all((line["follower"], line["ref"]) == ("anna", "ibkr/anna") for line in lines)
+    first, second = (line["version"] for line in lines if line["act"] == "deliver")
+    told = {line["act"]: line for line in lines}
+    assert [line["act"] for line in lines].count("reject") == 1
+    assert (told["reject"]["version"], told["reject"]["source"]) == (first, "ibkr")
+    assert "did not accept" in told["reject"]["outcome"]
+    assert told["reject"]["detail"].startswith("in container ")
+    assert (told["rotate"]["version"], told["rotate"]["detail"]) == (second, f"instead of version {first}")
+    assert "did not accept" in told["launch"]["detail"]
+    assert (await asyncio.to_thread(trail.verify)).is_whole
 
 
 async def starts(home: Home) -> int:
@@ -373,6 +386,27 @@ async def test_a_record_that_cannot_be_used_is_named_and_disturbs_nobody(home: H
         assert seen(manager, "broken").state is State.INVALID
         assert "demo" in (seen(manager, "broken").reason or "")
         assert await manager.get_client("broken") is None
+
+
+async def test_with_a_full_disk_a_gateway_is_stopped_and_none_is_launched(home: Home) -> None:
+    """An operator's launch is refused before it begins, and a stop is carried out; its line follows when there is room."""
+    await home.add("anna")
+    trail = AuditTrail(home.directory)
+    kept = home.directory / "audit-kept"
+    async with running(home) as manager:
+        await ready(manager, "anna")
+        await asyncio.to_thread(trail.path.rename, kept)
+        await asyncio.to_thread(trail.path.symlink_to, "/dev/full")
+        await manager.stop_gateway("anna")
+        with pytest.raises(AuditError, match="can't be written"):
+            await manager.launch_gateway("anna", retry_login=True)
+        assert seen(manager, "anna").state is State.STOPPED
+        await asyncio.to_thread(kept.replace, trail.path)
+        acts = await asyncio.to_thread(lambda: [line["act"] for line in trail.entries()])
+        assert "stop" not in acts
+    lines = await asyncio.to_thread(lambda: list(trail.entries()))
+    assert [line["act"] for line in lines][-1] == "stop"
+    assert (await asyncio.to_thread(trail.verify)).is_whole
 
 
 async def test_a_cut_audit_trail_is_found_by_the_hash_in_the_record_store(home: Home) -> None:

@@ -62,7 +62,7 @@ class FakeCustody:
         self.held.discard(ticket)
         return {"forgotten": True}
 
-    def version(self, ref: str) -> dict[str, Any]:
+    def version(self, ref: str, _follower: str | None = None) -> dict[str, Any]:
         """Told without holding anything."""
         return {"version": f"1-{ref}", "needed_reading": self.needed_reading}
 

@@ -12,6 +12,7 @@ The way through the house:
     actions.py          what a supervisor can begin
     deciding/           pure: observation, decision, one file per trouble
     admission.py        permits; ledger.py the way to the record store; leases.py ports and client ids
+    auditing.py         the manager's lines in the trail of audit.py
     reporting.py        snapshots, mappings, history; telling.py events and log lines
     store/ credentials/ runtimes/   the adapters behind protocols.py
     login_log.py        log lines -> login phase; exit_codes.py

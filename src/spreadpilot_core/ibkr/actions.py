@@ -19,8 +19,10 @@ import structlog
 from spreadpilot_core.ibkr.connections import ConnectError, Connection, HeartbeatError, ProbeError
 from spreadpilot_core.ibkr.deciding.observation import Failure, Prepared
 from spreadpilot_core.ibkr.errors import (
+    CourierFailedError,
     CredentialsRefusedError,
     DeliveryExpiredError,
+    DeliveryUnsureError,
     GatewayManagerError,
     LaunchError,
     LoginRefusedError,
@@ -32,12 +34,14 @@ from spreadpilot_core.ibkr.house import House
 from spreadpilot_core.ibkr.ledger import refusal_sentence
 from spreadpilot_core.ibkr.protocols import (
     ContainerId,
+    Created,
     Follower,
     FollowerId,
     Gateway,
     GatewaySpec,
     LastWords,
     Leases,
+    Login,
     LoginAttempt,
     LoginOutcome,
     Record,
@@ -112,6 +116,9 @@ async def prepare(house: House, follower: Follower, spec: GatewaySpec) -> Ended:
         counted = await house.ledger.counted(login.user)
     except CredentialsRefusedError as error:
         return failed(error, Failure.REFUSED)
+    except CourierFailedError as error:
+        house.auditor.note("read", outcome=error.what, follower=follower.id, ref=follower.vault_secret_ref)
+        return failed(error)
     except GatewayManagerError as error:
         return failed(error)
     return Ended(prepared=Prepared(login=login, dialect=dialect, counted=counted, at=at))
@@ -164,7 +171,7 @@ async def _launch_reserved(house: House, deed: Deed, prepared: Prepared, attempt
         _must_hold_term(house)
         created = await house.runtime.create(replace(deed.spec, user=prepared.login.user), leases)
         container_id = created.container_id
-        await house.desk.deliver(prepared.login.ticket, created.door)
+        await _deliver(house, deed.follower, prepared.login, created)
         _must_be_wanted(deed)
         await house.ledger.mark_started(attempt, container_id)
         started = replace(attempt, started_at=house.clock(), container_id=container_id)
@@ -179,6 +186,23 @@ async def _launch_reserved(house: House, deed: Deed, prepared: Prepared, attempt
         aborted = deed.abort.is_set() and ended.gateway is None
         return replace(ended, failure=Failure.ABORTED) if aborted and ended.failure is not None else ended
     return Ended(gateway=gateway, record=record, attempt=started)
+
+
+async def _deliver(house: House, follower: Follower, login: Login, created: Created) -> None:
+    """Have it delivered; what no courier could write down is written down here."""
+    try:
+        await house.desk.deliver(login.ticket, created.door)
+    except (DeliveryExpiredError, DeliveryUnsureError) as error:
+        house.auditor.note(
+            "deliver",
+            outcome=error.what,
+            follower=follower.id,
+            ref=follower.vault_secret_ref,
+            version=login.version,
+            source=login.source,
+            detail=f"to container {created.container_id}",
+        )
+        raise
 
 
 def _told(error: Exception, follower_id: FollowerId) -> GatewayManagerError:

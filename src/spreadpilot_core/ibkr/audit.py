@@ -4,7 +4,7 @@ One JSON object a line in `audit.jsonl` (mode 0600) of the state directory, each
 so that `verify` finds a line that was altered, removed or cut. Whoever can write the file can also make the whole chain
 anew: therefore the newest hash is kept in the record store too, and `verify` looks for it in the chain.
 
-Written by the courier and by commands, under one file lock; a line is on disk when `append` returns, or `AuditError` is
+Written by couriers, manager and commands, under one file lock; a line is on disk when `append` returns, or `AuditError` is
 raised and nothing was written. A full file is renamed to `audit-SERIAL.jsonl` (the serial of its first line) and the
 chain goes on in a new one; the same when something else renames it to `audit.jsonl.N`. Files are never deleted here.
 
@@ -93,7 +93,8 @@ class AuditTrail:
             act: what was done: "read", "fallback", "deliver", "set", "remove", "retry-login", …
             who: who did it, as `actor` says it.
             outcome: "done", or in a few words why not.
-            facts: `follower`, `ref`, `version`, `source`, `detail`; None is left out. Never a secret.
+            facts: `follower`, `ref`, `version`, `source`, `detail`; and `at`, where it did not happen just now. None is
+                left out. Never a secret.
 
         Raises:
             AuditError: it could not be written; the trail is as before.

@@ -23,6 +23,7 @@
           StoreDamagedError        its file or a document in it can't be understood
         RuntimeUnavailableError
         CredentialsUnavailableError
+          CourierFailedError       the courier ended before it answered
         TermLostError              another manager acts, or may
         ProbeError               an endpoint does not answer an API handshake (in `handshake`)
         ConnectError             one try to connect an API client failed (in `connections`)
@@ -32,6 +33,7 @@
       CredentialStoreError         the encrypted store is damaged, or its key is wrong
       DeliveryError                the password did not reach its container
         DeliveryExpiredError       it was asked for too late and never sent: read again
+        DeliveryUnsureError        the courier ended before it could say or write down what became of it
 
 An adapter translates its vendor's exceptions at its own seam (`raise … from`). No secret is ever part of an error.
 """
@@ -242,6 +244,10 @@ class CredentialsUnavailableError(UnavailableError):
     """The secret could not be read now; nothing says that it is wrong."""
 
 
+class CourierFailedError(CredentialsUnavailableError):
+    """The courier ended before it answered, and so before it could write down what it did."""
+
+
 class AuditError(UnavailableError):
     """The audit trail can't be written or read; what would go unaudited is not done."""
 
@@ -260,3 +266,7 @@ class DeliveryError(GatewayManagerError):
 
 class DeliveryExpiredError(DeliveryError):
     """The password was not kept so long; nothing was sent, so that it may be read again for the same container."""
+
+
+class DeliveryUnsureError(DeliveryError):
+    """The courier ended, or could not write it down: nobody else has told the audit trail."""

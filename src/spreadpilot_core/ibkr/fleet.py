@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from spreadpilot_core.ibkr import events
-from spreadpilot_core.ibkr.audit import AuditTrail
 from spreadpilot_core.ibkr.deciding.observation import FleetView, Wanted
 from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError, UnavailableError
@@ -75,7 +74,7 @@ class Fleet:
         self._followers = followers
         self._settings = settings
         self._tasks = Tasks("fleet")
-        self._reporter = Reporter(house, self, trail=AuditTrail(settings.state_dir).name)
+        self._reporter = Reporter(house, self)
         self._supervising = Tasks("supervisors")
         self.supervisors: dict[FollowerId, GatewaySupervisor] = {}
         self.faulty: Mapping[str, FaultyRecord] = {}
@@ -154,6 +153,7 @@ class Fleet:
         if self._term is not None:
             with contextlib.suppress(UnavailableError):
                 await self._term.resign()
+        await self._house.auditor.close()
         await self._reporter.close()
         self.ready.clear()
         await self._followers.close()
@@ -234,6 +234,8 @@ class Fleet:
                 self._runtime_away(standing.sentence)
         elif not self._acts.is_set():
             self._acts.set()
+            if self._settings.take_over:
+                self._house.auditor.note("take-over", detail=standing.sentence)
             self._relist_asked.set()
             if self._records_known.is_set():
                 self._tasks.begin("read the records again", self._read_records())
@@ -387,13 +389,11 @@ class Fleet:
 
     async def _look_at_versions(self) -> None:
         """Metadata only: a new version of a secret is noticed without reading the secret."""
-        rng = random.Random()  # noqa: S311  # jitter
+        rng, desk = random.Random(), self._house.desk  # noqa: S311  # jitter
         while True:
-            pause = min(self._settings.secret_poll_interval, self._house.desk.renew_within or math.inf)
+            pause = min(self._settings.secret_poll_interval, desk.renew_within or math.inf)
             await asyncio.sleep(pause * rng.uniform(0.8, 1.0))
-            wanted = [each for each in self.supervisors.values() if each.wanted is Wanted.RUN and each.follower]
-            for supervisor in wanted:
-                assert supervisor.follower is not None
-                with contextlib.suppress(GatewayManagerError):
-                    supervisor.newest_version = await self._house.desk.version(supervisor.follower.vault_secret_ref)
-                    supervisor.wake()
+            for it in [each for each in self.supervisors.values() if each.wanted is Wanted.RUN]:
+                if (follower := it.follower) is not None:
+                    with contextlib.suppress(GatewayManagerError):
+                        it.see_version(await desk.version(follower.vault_secret_ref, follower_id=follower.id))

@@ -17,7 +17,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
-from spreadpilot_core.ibkr.audit import AuditTrail, actor
 from spreadpilot_core.ibkr.deciding.observation import Wanted
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
 from spreadpilot_core.ibkr.errors import (
@@ -235,7 +234,7 @@ class GatewayManager:
         Raises:
             LaunchError: it can't start; the sentence says why.
             LoginRefusedError: the login would break a rule that protects the account.
-            AuditError: `retry_login` could not be written down, so it is not done.
+            AuditError: it could not be written down, so it is not done.
             StoreUnavailableError: nobody logs in, or the end of an operator's stop could not be remembered yet.
             UnknownFollowerError: no record has this id.
             NotStartedError: before `start()` or after `stop()`.
@@ -248,9 +247,7 @@ class GatewayManager:
             )
         if supervisor.is_up and not supervisor.record.stopped_by_operator:
             return
-        if retry_login:
-            trail = AuditTrail(self.settings.state_dir)
-            await asyncio.to_thread(trail.append, "retry-login", who=actor("gateway manager"), follower=follower_id)
+        await supervisor.audit_operator("retry-login" if retry_login else "launch")
         asked = supervisor.ask_launch(operator_login=retry_login)
         self._started("launch_gateway").want_by_record(supervisor)
         await self._until_up(supervisor, asked)
@@ -281,6 +278,7 @@ class GatewayManager:
         Raises:
             LoginRefusedError: a rule refuses the login; the gateway keeps running.
             LaunchError: it could not be started again.
+            AuditError: it could not be written down, so it is not done.
             UnknownFollowerError: no record has this id.
             NotStartedError: before `start()` or after `stop()`.
 
@@ -290,6 +288,7 @@ class GatewayManager:
         if before is None or supervisor.wanted is not Wanted.RUN:
             await self.launch_gateway(follower_id)
             return
+        await supervisor.audit_operator("restart")
         asked = supervisor.ask_restart()
         await supervisor.requests.answered(asked, lambda: supervisor.requests.restart_asked is None)
         if supervisor.presence.gateway is not None and supervisor.presence.gateway.container_id == before.container_id:

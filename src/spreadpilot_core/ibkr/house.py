@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from spreadpilot_core.ibkr.admission import Admission
+from spreadpilot_core.ibkr.auditing import Auditor
 from spreadpilot_core.ibkr.connections import Connector
 from spreadpilot_core.ibkr.deciding.observation import FleetView, Limits
 from spreadpilot_core.ibkr.deciding.pacing import spread
@@ -33,6 +34,7 @@ class House:
     runtime: GatewayRuntime
     desk: CredentialDesk
     ledger: Ledger
+    auditor: Auditor
     connector: Connector
     admission: Admission
     ports: PortLeases

@@ -84,26 +84,41 @@ class OpenLogin:
         """
         try:
             if decision.settle is not None:
-                await self._settle(decision.settle, there)
+                await self._settle(decision.settle, there, follower)
             if decision.book_login and (gateway := there()) is not None:
                 await self._book(record, gateway.container_id, follower)
         finally:
             self.is_being_written = False
             self._wake()
 
-    async def _settle(self, settlement: Settlement, there: Callable[[], Gateway | None]) -> None:
+    async def _settle(
+        self, settlement: Settlement, there: Callable[[], Gateway | None], follower: Follower | None
+    ) -> None:
         """Write its end down; the permit is free once that is durable."""
         if self.attempt is None:
             return
         outcome = settlement.outcome if self.attempt.started_at is not None else LoginOutcome.VOID
         await self._house.ledger.settle(self.attempt, outcome, not_before=settlement.not_before)
         self._teller.settled(outcome, settlement.sentence)
+        if outcome is LoginOutcome.REJECTED:
+            self._audit_rejection(self.attempt, settlement.sentence, follower)
         self.attempt = None
         self.permit = None
         if there() is None:
             self.give_back()
         else:
             self._house.admission.settled(self._id)
+
+    def _audit_rejection(self, attempt: LoginAttempt, sentence: str, follower: Follower | None) -> None:
+        self._house.auditor.note(
+            "reject",
+            outcome=sentence,
+            follower=self._id,
+            ref=follower.vault_secret_ref if follower is not None else None,
+            version=attempt.secret_version,
+            source="ibkr",
+            detail=f"in container {attempt.container_id}",
+        )
 
     async def _book(self, record: Record, container_id: ContainerId, follower: Follower | None) -> None:
         """Write down a login that the controller typed by itself."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spreadpilot_core.ibkr.admission import Admission
+from spreadpilot_core.ibkr.audit import AuditTrail, actor
+from spreadpilot_core.ibkr.auditing import Auditor
 from spreadpilot_core.ibkr.connections import Connector
 from spreadpilot_core.ibkr.deciding.observation import FleetView
 from spreadpilot_core.ibkr.errors import GatewayManagerError
@@ -97,6 +99,7 @@ def open_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: Ev
             runtime=_runtime(settings, f"{socket.gethostname()}:{os.getpid()}"),
             desk=_desk(settings),
             ledger=Ledger(records, clock=utc_now),
+            auditor=Auditor(AuditTrail(settings.state_dir), who=actor("manager")),
             connector=Connector(ib_factory=ib_factory or _default_ib_factory()),
             admission=Admission(parallel_starts=settings.parallel_starts),
             ports=PortLeases(settings.port_range_start, settings.port_range_end),

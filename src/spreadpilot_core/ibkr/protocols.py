@@ -197,10 +197,6 @@ class CredentialDesk(Protocol):
     """The manager's side of the courier. The password stays in the courier's process."""
 
     @property
-    def audit_head(self) -> AuditHead | None:
-        """The newest line of the audit trail that is known; for the record store to keep."""
-
-    @property
     def renew_within(self) -> float | None:
         """Seconds within which `version` should be asked again, so that a token is renewed in time; None: no matter."""
 
@@ -213,7 +209,7 @@ class CredentialDesk(Protocol):
     async def deliver(self, ticket: str, door: Mapping[str, str]) -> None:
         """Have the password of `ticket` brought through `door`. Raises `DeliveryError`; then the container is removed."""
 
-    async def version(self, ref: str) -> str:
+    async def version(self, ref: str, *, follower_id: FollowerId | None = None) -> str:
         """The newest version without reading the secret. Raises as `read` does."""
 
     async def close(self) -> None:

@@ -41,9 +41,8 @@ HISTORY_WAITING = 10_000
 class Reporter:
     """Writes mappings and history, coalesced."""
 
-    def __init__(self, house: House, fleet: Fleet, *, trail: str) -> None:
+    def __init__(self, house: House, fleet: Fleet) -> None:
         self._house = house
-        self._trail = trail
         self._audit_head: AuditHead | None = None
         self._fleet = fleet
         self._tasks = Tasks("reporter")
@@ -55,6 +54,7 @@ class Reporter:
     def begin(self) -> None:
         """Listen to the events and start writing."""
         self._house.bus.listen(self._heard)
+        self._house.auditor.on_written = self._due.set
         self._tasks.begin("write mappings and history", self._run())
 
     async def close(self) -> None:
@@ -98,9 +98,9 @@ class Reporter:
     async def _write(self) -> None:
         history = list(self._history)
         await self._house.ledger.report(self._mappings(), history)
-        head = self._house.desk.audit_head
+        head = await self._house.auditor.newest()
         if head is not None and head != self._audit_head:
-            await self._house.ledger.keep_audit_head(self._trail, head)
+            await self._house.ledger.keep_audit_head(self._house.auditor.trail_name, head)
             self._audit_head = head
         for entry in history:
             if self._history and self._history[0] is entry:  # else it went already, being the oldest of too many

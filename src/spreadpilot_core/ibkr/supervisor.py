@@ -17,6 +17,7 @@ import structlog
 
 from spreadpilot_core.ibkr import actions
 from spreadpilot_core.ibkr.action_slot import ActionSlot
+from spreadpilot_core.ibkr.auditing import OPERATOR
 from spreadpilot_core.ibkr.beginning import work_for
 from spreadpilot_core.ibkr.deciding.decide import decide
 from spreadpilot_core.ibkr.deciding.decision import Decision, Memory
@@ -72,6 +73,7 @@ class GatewaySupervisor:
         self.spec: GatewaySpec | None = None
         self.record = record
         self.newest_version: str | None = None
+        self._rotation_noted: str | None = None
         self.requests = Requests(self.wake)
         # what is seen
         self.runtime_fault: str | None = "The runtime was not asked yet what runs."
@@ -187,8 +189,8 @@ class GatewaySupervisor:
         """Facts that an action brought."""
         match kind:
             case ActionKind.PREPARE if ended.prepared is not None:
-                self.prepared, self.credentials = ended.prepared, ended.prepared.login
-                self.newest_version = self.credentials.version  # read later than any version that was asked for
+                self.prepared = ended.prepared
+                self._take_credentials(ended.prepared.login)
             case ActionKind.LAUNCH:
                 self._launch_ended(ended)
             case ActionKind.CONNECT if ended.connection is not None:
@@ -235,7 +237,28 @@ class GatewaySupervisor:
         self._teller.removed(gateway, self.wanted)
         self.see(None)
 
+    def _take_credentials(self, login: Login) -> None:
+        self.credentials = login
+        if login.notice is None:
+            self.see_version(login.version)
+        self.newest_version = login.version  # read later than any version that was asked for
+
     # ------------------------------------------------------------------ facts from outside
+
+    def see_version(self, version: str) -> None:
+        """The newest version of the secret; one that nobody knew is written down."""
+        known = self.newest_version or self.record.secret_version
+        self.newest_version = version
+        if known not in (None, version) and self._rotation_noted != version and self.follower is not None:
+            self._rotation_noted = version
+            self._house.auditor.note(
+                "rotate",
+                follower=self.follower_id,
+                ref=self.follower.vault_secret_ref,
+                version=version,
+                detail=f"instead of version {known}",
+            )
+        self.wake()
 
     def see(self, gateway: Gateway | None) -> None:
         """The container as the runtime says it is now; None: confirmed gone, and with it what it held."""
@@ -324,6 +347,15 @@ class GatewaySupervisor:
         on_its_way = self.state.status in (GatewayStatus.STARTING, GatewayStatus.RUNNING) and not given_up
         return queued or (self.presence.is_running and on_its_way)
 
+    async def audit_operator(self, act: str) -> None:
+        """Write down what an operator is about to have done. Raises `AuditError`: then it must not be done."""
+        await self._house.auditor.write(act, self._overridden())
+
+    def _overridden(self) -> dict[str, str | None]:
+        ref = self.follower.vault_secret_ref if self.follower is not None else None
+        stood = self.decision.reason if self.decision is not None else None
+        return {"follower": self.follower_id, "ref": ref, "detail": stood}
+
     def ask_launch(self, *, operator_login: bool) -> int:
         """What only a human could clear is cleared; what protects the account stays."""
         self.requests.operator_login = operator_login
@@ -333,7 +365,8 @@ class GatewaySupervisor:
         return self.ask()
 
     def stop_by_operator(self) -> None:
-        """To be remembered: only an operator's launch starts it again."""
+        """To be remembered: only an operator's launch starts it again. No full disk keeps anybody from it."""
+        self._house.auditor.note("stop", by=OPERATOR.get(), **self._overridden())
         self.requests.operator_login = False
         self.keep_record(replace(self.record, stopped_by_operator=True))
 

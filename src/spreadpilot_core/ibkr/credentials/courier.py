@@ -7,7 +7,7 @@ followers, since starting Python costs time, and takes the keys to the secrets i
 
     first line   settings, without secrets: state_dir, key_file, passphrase_file, vault (its address), mount, remember, who
     asked        {"id", "do": "read", "ref", "dialect", "follower"}   {"id", "do": "deliver", "ticket", "door"}
-                 {"id", "do": "version", "ref"}                       {"id", "do": "forget", "ticket"}
+                 {"id", "do": "version", "ref", "follower"}           {"id", "do": "forget", "ticket"}
     answered     {"id", …} or {"id", "error": {"kind", "what", "hint"}}, in whatever order they are ready
     also said    {"said": sentence} for the log; {"leaving": true} as the last line: what was asked later was not done
 
@@ -130,7 +130,7 @@ class Courier:
             case "version":
                 if not self._has_read:
                     self._last_work = time.monotonic()
-                answer = self._custody.version(request["ref"])
+                answer = self._custody.version(request["ref"], request.get("follower"))
                 self._has_read = self._has_read or answer["needed_reading"]
                 return answer
             case other:

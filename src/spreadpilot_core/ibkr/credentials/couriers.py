@@ -24,16 +24,17 @@ import structlog
 from spreadpilot_core.ibkr.audit import actor
 from spreadpilot_core.ibkr.errors import (
     AuditError,
+    CourierFailedError,
     CredentialsRefusedError,
     CredentialStoreError,
     CredentialsUnavailableError,
     DeliveryError,
     DeliveryExpiredError,
+    DeliveryUnsureError,
     GatewayManagerError,
     UnavailableError,
 )
 from spreadpilot_core.ibkr.protocols import Dialect, FollowerId, Login
-from spreadpilot_core.ibkr.records import AuditHead
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.tasks import Tasks
 
@@ -62,6 +63,7 @@ _ERRORS: Mapping[str, type[GatewayManagerError]] = {
     "refused": CredentialsRefusedError,
     "audit": AuditError,
     "unavailable": CredentialsUnavailableError,
+    "failed": CourierFailedError,
 }
 
 
@@ -89,8 +91,6 @@ class Couriers:
         self._closed = False
         self.renew_within: float | None = None
         """Seconds within which `version` should be asked again, so that Vault's token is renewed in time; None: no matter."""
-        self.audit_head: AuditHead | None = None
-        """The newest line of the audit trail that a courier has told of, for the record store to keep."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Couriers:
@@ -123,6 +123,7 @@ class Couriers:
         Raises:
             DeliveryExpiredError: it is held no longer; nothing was sent.
             DeliveryError: it is not certain that it arrived: the container must be removed.
+            DeliveryUnsureError: nor is it in the audit trail.
         """
         serial, _, inner = ticket.partition(":")
         courier = self._live.get(int(serial)) if serial.isdecimal() else None
@@ -130,21 +131,21 @@ class Couriers:
             msg = "The courier that held the password has ended."
             raise DeliveryExpiredError(msg)
         try:
-            self._learn(await courier.ask({"do": "deliver", "ticket": inner, "door": dict(door)}))
+            await courier.ask({"do": "deliver", "ticket": inner, "door": dict(door)})
         except _LeftError:
             msg = "The courier that held the password has ended."
             raise DeliveryExpiredError(msg) from None
         except UnavailableError as error:
-            raise DeliveryError(error.what) from None
+            raise DeliveryUnsureError(error.what) from None
 
-    async def version(self, ref: str) -> str:
-        """The newest version of the secret, without its password.
+    async def version(self, ref: str, *, follower_id: FollowerId | None = None) -> str:
+        """The newest version of the secret, without its password; the follower is for the audit trail.
 
         Raises:
             CredentialsUnavailableError: it may pass by itself.
             CredentialsRefusedError: it will not.
         """
-        answer, _ = await self._ask({"do": "version", "ref": ref})
+        answer, _ = await self._ask({"do": "version", "ref": ref, "follower": follower_id})
         return str(answer["version"])
 
     async def close(self) -> None:
@@ -165,14 +166,7 @@ class Couriers:
             with suppress(_LeftError):
                 answer = await courier.ask(request)
                 self.renew_within = answer["renew_within"]
-                self._learn(answer)
                 return answer, courier
-
-    def _learn(self, answer: Mapping[str, Any]) -> None:
-        if "audited" in answer:
-            head = AuditHead(*answer["audited"])
-            if self.audit_head is None or head.serial > self.audit_head.serial:
-                self.audit_head = head
 
     async def _courier(self) -> _Courier:
         if self._closed:
@@ -303,7 +297,7 @@ class _Courier:
         """Fail whatever it still owes."""
         self.is_leaving = True
         for question in self._owed.values():
-            question.fail(CredentialsUnavailableError(f"The courier failed: {why}."))
+            question.fail(CourierFailedError(f"The courier failed: {why}."))
 
     async def _listen(self) -> bool:
         """Take its lines until it ends; whether it was ended because it fell silent."""

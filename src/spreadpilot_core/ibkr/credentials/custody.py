@@ -93,7 +93,7 @@ class Custody:
         except GatewayManagerError as error:
             self._note("read", error.what, facts)
             raise
-        head = self._note("fallback" if found.is_fallback else "read", "done", facts)
+        self._note("fallback" if found.is_fallback else "read", "done", facts)
         ticket = secrets.token_hex(8)
         with self._turn:
             self._held[ticket] = _Held(content, facts | {"detail": None}, self._clock() + self._kept)
@@ -105,7 +105,6 @@ class Custody:
             "notice": found.notice,
             "ticket": ticket,
             "renew_within": self._source.renew_within,
-            "audited": [head.serial, head.hash],
         }
 
     def deliver(self, ticket: str, door: Mapping[str, str]) -> Answer:
@@ -126,10 +125,10 @@ class Custody:
         except DeliveryError as error:
             self._note("deliver", error.what, facts)
             raise
-        head = self._note("deliver", "done", facts)
-        return {"delivered": True, "audited": [head.serial, head.hash]}
+        self._note("deliver", "done", facts)
+        return {"delivered": True}
 
-    def version(self, ref: str) -> Answer:
+    def version(self, ref: str, follower: str | None = None) -> Answer:
         """The secret's newest version; audited where the password had to be read to tell.
 
         Raises:
@@ -137,7 +136,7 @@ class Custody:
         """
         found = self._source.version(ref)
         if found.needed_reading:
-            facts = {"ref": ref, "version": found.version, "detail": "for its version alone"}
+            facts = {"follower": follower, "ref": ref, "version": found.version, "detail": "for its version alone"}
             self._note("read", "done", facts)
         return {
             "version": found.version,
@@ -151,8 +150,8 @@ class Custody:
             self._held.pop(ticket, None)
         return {"forgotten": True}
 
-    def _note(self, act: str, outcome: str, facts: Mapping[str, str | None]) -> AuditHead:
-        return self._trail.append(act, who=self._who, outcome=outcome, **facts)
+    def _note(self, act: str, outcome: str, facts: Mapping[str, str | None]) -> None:
+        self._trail.append(act, who=self._who, outcome=outcome, **facts)
 
 
 def _typed(found: Credentials, ref: str, dialect: Dialect) -> bytes:

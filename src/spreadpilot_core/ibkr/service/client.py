@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
+from spreadpilot_core.ibkr.audit import actor
 from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.service.control_address import reachable
 from spreadpilot_core.ibkr.state_dir import HOLDER
@@ -59,7 +60,10 @@ class ControlClient:
             address = self._knock(held)
             self._http = held.enter_context(
                 httpx.Client(
-                    transport=httpx.HTTPTransport(uds=address), base_url="http://manager", timeout=_ANSWER_WITHIN
+                    transport=httpx.HTTPTransport(uds=address),
+                    base_url="http://manager",
+                    timeout=_ANSWER_WITHIN,
+                    headers={"Operator": quote(actor("gateway-manager"))},
                 )
             )
             self._held = held.pop_all()

@@ -23,14 +23,16 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated
+from urllib.parse import unquote
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
+from spreadpilot_core.ibkr.auditing import OPERATOR
 from spreadpilot_core.ibkr.errors import (
     GatewayManagerError,
     LaunchError,
@@ -108,7 +110,18 @@ def _served(request: Request) -> _Served:
 
 
 Served = Annotated[_Served, Depends(_served)]
-router = APIRouter(responses={code: {"model": Refusal} for code in (400, 404, 409, 422, 500, 503)})
+
+
+async def _know_operator(operator: Annotated[str | None, Header()] = None) -> None:
+    """Who asks, as the command says it: for the audit trail. Whoever may open the socket may say anything."""
+    said = "".join(filter(str.isprintable, unquote(operator)))[:200] if operator else "somebody"
+    OPERATOR.set(f"{said}, through the control socket")
+
+
+router = APIRouter(
+    responses={code: {"model": Refusal} for code in (400, 404, 409, 422, 500, 503)},
+    dependencies=[Depends(_know_operator)],
+)
 
 
 def control_app(manager: GatewayManager, *, detach: Callable[[], None]) -> FastAPI:

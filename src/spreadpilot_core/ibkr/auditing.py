@@ -1,0 +1,105 @@
+"""The manager's own lines in the audit trail: what IBKR refused, which secret changed, what an operator overrode.
+
+The courier writes down what it did with a secret; here is what only the manager knows. Nothing here waits for the disk
+on the event loop, and each line takes one of two ways:
+
+    write   before something is done that must not go unaudited: it is not done when the line can't be written
+    note    what has happened already: in order, kept and tried again for as long as the trail can't be written
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import partial
+
+import structlog
+
+from spreadpilot_core.ibkr.audit import AuditTrail
+from spreadpilot_core.ibkr.errors import AuditError
+from spreadpilot_core.ibkr.records import AuditHead
+from spreadpilot_core.ibkr.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER = 2.0
+"""Seconds between two tries to write what is kept."""
+KEPT = 10_000
+"""Lines that wait for a trail that can't be written; later ones are dropped, and their number is written in their place."""
+_FAREWELL = 5.0
+
+OPERATOR: ContextVar[str | None] = ContextVar("operator", default=None)
+"""Who stands behind the call that is being answered, as `actor` says it; None: whoever uses this manager's API."""
+
+
+class Auditor:
+    """Writes the manager's lines into the trail that couriers and commands write into as well."""
+
+    def __init__(self, trail: AuditTrail, *, who: str, retry_after: float = RETRY_AFTER, kept: int = KEPT) -> None:
+        self._trail = trail
+        self._who = who
+        self._retry_after = retry_after
+        self._limit = kept
+        self._kept: deque[Callable[[], AuditHead]] = deque()
+        self._dropped = 0
+        self._tasks = Tasks("auditor")
+        self.on_written: Callable[[], None] = lambda: None
+        """Called when a note is on the disk."""
+
+    @property
+    def trail_name(self) -> str:
+        """What the record store calls this trail."""
+        return self._trail.name
+
+    async def newest(self) -> AuditHead | None:
+        """The newest line, whoever wrote it; None when there is none, or when it can't be read now."""
+        with suppress(AuditError):
+            return await asyncio.to_thread(self._trail.head)
+        return None
+
+    async def write(self, act: str, facts: Mapping[str, str | None]) -> None:
+        """Write what an operator is about to have done, `facts` as for `note`; it is on the disk when this returns.
+
+        Raises:
+            AuditError: it can't be written; what it tells of may not be done.
+        """
+        await asyncio.to_thread(self._trail.append, act, who=OPERATOR.get() or self._who, outcome="done", **facts)
+        self.on_written()
+
+    def note(self, act: str, *, by: str | None = None, outcome: str | None = None, **facts: str | None) -> None:
+        """Have a line written about what has happened, by the manager itself if by nobody else. Never raises or blocks."""
+        if len(self._kept) >= self._limit:
+            self._dropped += 1
+            return
+        facts["at"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._kept.append(partial(self._trail.append, act, who=by or self._who, outcome=outcome or "done", **facts))
+        if len(self._tasks) == 0:
+            self._tasks.begin("write what is kept", self._write_kept())
+
+    async def close(self) -> None:
+        """Write what is kept, for a few seconds, then let go."""
+        await self._tasks.wait(_FAREWELL)
+        await self._tasks.cancel()
+        if self._kept or self._dropped:
+            log.error("audit lines were not written at the end", lines=len(self._kept) + self._dropped)
+
+    async def _write_kept(self) -> None:
+        while self._kept or self._dropped:
+            try:
+                await asyncio.to_thread(self._kept[0] if self._kept else partial(self._tell_dropped, self._dropped))
+            except AuditError as error:
+                log.warning("audit lines wait", why=error.what, lines=len(self._kept) + self._dropped)
+                await asyncio.sleep(self._retry_after)
+                continue
+            if self._kept:
+                self._kept.popleft()
+            else:
+                self._dropped = 0
+            self.on_written()
+
+    def _tell_dropped(self, count: int) -> AuditHead:
+        return self._trail.append("gap", who=self._who, detail=f"{count} lines, while the trail could not be written")
