@@ -414,6 +414,15 @@ async def test_a_gateway_killed_for_want_of_memory_says_so(bench: Bench) -> None
     assert "want of memory" in words.lines[-1]
 
 
+async def test_a_secret_that_cannot_be_removed_is_said_to_stay(bench: Bench) -> None:
+    """When the command inside fails there is an error, so that it is tried again, and no success."""
+    runtime = await bench.runtime()
+    gateway = await bench.ready(runtime, bench.spec())
+    bench.api.execute(gateway.container_id, "sh", "-c", f"rm {SECRET_FILE}; mkdir {SECRET_FILE}")
+    with pytest.raises(LaunchError, match="could not be removed"):
+        await runtime.forget_secret(gateway.container_id)
+
+
 async def test_a_paused_gateway_keeps_its_secret_until_it_goes_on(bench: Bench) -> None:
     """Forgetting is refused while nothing can run inside, so that it is done later; it can still be removed."""
     runtime = await bench.runtime()

@@ -28,7 +28,7 @@ from spreadpilot_core.ibkr.gateway_manager import (
     UnknownFollowerError,
 )
 from spreadpilot_core.ibkr.opening import open_records
-from spreadpilot_core.ibkr.protocols import FollowerId
+from spreadpilot_core.ibkr.protocols import ContainerId, FollowerId
 from support.home import Home, eventually, seen
 
 
@@ -218,6 +218,32 @@ async def starts(home: Home) -> int:
     return sum(
         json.loads(line)["operation"] == "start" and json.loads(line)["phase"] == "begin" for line in text.splitlines()
     )
+
+
+async def test_a_password_file_that_could_not_be_removed_is_removed_later(home: Home) -> None:
+    """While the runtime refuses, the gateway gets and stays ready; the manager asks again until it is done, and no more."""
+    await home.add("anna")
+    async with running(home) as manager:
+        assert manager._opened is not None
+        runtime, asked = manager._opened.house.runtime, []
+        forget = runtime.forget_secret
+
+        async def refuse_once(container_id: ContainerId) -> None:
+            asked.append(container_id)
+            if len(asked) == 1:
+                raise LaunchError("The container is paused.")
+            await forget(container_id)
+
+        runtime.forget_secret = refuse_once  # type: ignore[method-assign]  # a runtime that fails at a moment of our choice
+        await ready(manager, "anna")
+        assert len(asked) == 1
+        await eventually(lambda: len(asked) == 2)
+        await eventually(
+            lambda: (
+                manager._fleet is not None and manager._fleet.supervisors[FollowerId("anna")].presence.secret_forgotten
+            )
+        )
+        assert manager.is_healthy("anna")
 
 
 async def test_a_killed_gateway_is_replaced_and_the_old_client_is_named_stale(home: Home) -> None:

@@ -71,6 +71,9 @@ class World:
     secret_forgotten: bool = True
     logins_typed: list[tuple[datetime, str]] = field(default_factory=list)
     """(when, secret version) of each login that the controller typed: what IBKR would count."""
+    forgettings: list[datetime] = field(default_factory=list)
+    """When the password file was to be removed."""
+    forgettings_that_fail: int = 0
     containers: int = 0
     broken: list[str] = field(default_factory=list)
     decision: Decision | None = None
@@ -198,7 +201,9 @@ class World:
             case ActionKind.INSPECT:
                 self.stale = False
             case ActionKind.FORGET_SECRET:
-                self.secret_forgotten = True
+                self.forgettings.append(self.now)
+                self.secret_forgotten = len(self.forgettings) > self.forgettings_that_fail
+                return None if self.secret_forgotten else Failure.FAILED
             case _:
                 pass
         return None
@@ -292,5 +297,4 @@ class World:
 
 
 def _can_fail(kind: ActionKind) -> bool:
-    instant = (ActionKind.ASK_PERMIT, ActionKind.RETURN_PERMIT, ActionKind.DROP_CONNECTION, ActionKind.FORGET_SECRET)
-    return kind not in instant
+    return kind not in (ActionKind.ASK_PERMIT, ActionKind.RETURN_PERMIT, ActionKind.DROP_CONNECTION)

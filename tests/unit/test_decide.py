@@ -154,6 +154,18 @@ def test_a_new_version_of_a_rejected_secret_is_tried_once_by_itself() -> None:
     assert [version for _, version in world.logins_typed] == ["1", "2"]
 
 
+def test_a_password_file_that_could_not_be_removed_is_tried_again_with_a_pause() -> None:
+    """A failure is no success: it is tried again after 5 s, then 10, until it works, and costs the gateway nothing."""
+    world = walk(World(forgettings_that_fail=2))
+    while not world.secret_forgotten:
+        assert world.step().state is State.READY
+
+    pauses = [later - earlier for earlier, later in zip(world.forgettings, world.forgettings[1:], strict=False)]
+    assert len(pauses) == 2
+    assert timedelta(seconds=5) <= pauses[0] < timedelta(seconds=10) <= pauses[1] < timedelta(seconds=15)
+    assert (world.containers, world.broken) == (1, [])
+
+
 def settled_ready(world: World) -> bool:
     return any(world.step().state is State.READY for _ in range(100))
 

@@ -202,7 +202,7 @@ class GatewaySupervisor:
                 self.see(ended.gateway)
             case ActionKind.REMOVE if ended.failure is None:
                 self._removed(ended)
-            case ActionKind.FORGET_SECRET:
+            case ActionKind.FORGET_SECRET if ended.failure is None:
                 self.presence.secret_forgotten = True
             case _:
                 pass

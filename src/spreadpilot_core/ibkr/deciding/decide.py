@@ -6,7 +6,7 @@
     over         the container ended, or its login is over for good: remove
     restart      an operator asked: check the rules, then remove
     logging_in   watch the login and its limits
-    forget_secret  logged in: the password file goes
+    forget_secret  logged in: the password file goes (`forget_later`: when that failed, again after a pause)
     unanswered   a heartbeat was missed: drop the client
     connected    prove it, and keep proving it
     connecting   logged in, not connected: connect, and replace what can't be connected
@@ -25,7 +25,7 @@ from spreadpilot_core.ibkr.deciding.decision import Decision, Memory, Situation
 from spreadpilot_core.ibkr.deciding.health import connected, unanswered
 from spreadpilot_core.ibkr.deciding.launching import launching
 from spreadpilot_core.ibkr.deciding.learning import learn
-from spreadpilot_core.ibkr.deciding.logging_in import forget_secret, logging_in
+from spreadpilot_core.ibkr.deciding.logging_in import forget_later, forget_secret, logging_in
 from spreadpilot_core.ibkr.deciding.observation import FleetView, Observation
 from spreadpilot_core.ibkr.deciding.removing import LOOK, changed, over
 from spreadpilot_core.ibkr.deciding.restarting import restart
@@ -59,6 +59,7 @@ def decide(before: Memory, seen: Observation, fleet: FleetView, now: datetime) -
     decision = next((found for policy in POLICIES if (found := policy(situation)) is not None), None)
     if decision is None:
         decision = launching(situation)
+    decision = forget_later(situation, decision)
     look = seen.gateway_stale and seen.gateway is not None and not seen.runtime_fault
     if look and decision.action is None and seen.running is None:
         decision = replace(decision, action=LOOK)

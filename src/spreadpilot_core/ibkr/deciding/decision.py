@@ -80,6 +80,9 @@ class Memory:
     prepare_refusal: str | None = None
     remove_after: datetime = LONG_AGO
     """A removal failed; again after this."""
+    forget_failures: int = 0
+    """How often in a row the password file could not be removed."""
+    forget_after: datetime = LONG_AGO
     trouble: str | None = None
     """The sentence that stays true until ready: why the last gateway or connection was given up."""
 

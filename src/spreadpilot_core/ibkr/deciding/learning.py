@@ -14,6 +14,7 @@ from spreadpilot_core.ibkr.deciding.conclusions import Conclusion, conclude
 from spreadpilot_core.ibkr.deciding.decision import LONG_AGO, Memory, Settlement
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, Observation, Outcome
 from spreadpilot_core.ibkr.deciding.pacing import (
+    FORGET_RETRY,
     LAUNCH_RETRY,
     PREPARE_RETRY,
     STABLE_SESSION,
@@ -110,7 +111,14 @@ def _life_began(memory: Memory, seen: Observation, now: datetime) -> Memory:
     life = (gateway.container_id, gateway.started_at)
     if life == memory.life:
         return memory
-    fresh = {"clock": now, "phase": None, "phase_since": now, "was_ready": False, "ready_since": None}
+    fresh: dict[str, object] = {
+        "clock": now,
+        "phase": None,
+        "phase_since": now,
+        "was_ready": False,
+        "ready_since": None,
+    }
+    fresh |= {"forget_failures": 0, "forget_after": LONG_AGO}
     return replace(memory, life=life, settlement=None, launch_failures=0, **fresh, **_FRESH_CONNECT)  # type: ignore[arg-type]  # the fields are Memory's
 
 
@@ -205,6 +213,10 @@ def _action_ended(memory: Memory, seen: Observation, now: datetime) -> Memory:
             return _heartbeat_ended(memory, outcome, seen, now)
         case ActionKind.REMOVE if outcome.failure is not None:
             return replace(memory, remove_after=now + timedelta(seconds=5), trouble=outcome.sentence)
+        case ActionKind.FORGET_SECRET:
+            failures = memory.forget_failures + 1 if outcome.failure is not None else 0
+            pause = timedelta(seconds=doubling(failures, FORGET_RETRY) if failures else 0)
+            return replace(memory, forget_failures=failures, forget_after=now + pause)
         case _:
             return memory
 

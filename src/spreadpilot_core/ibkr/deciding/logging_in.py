@@ -8,6 +8,7 @@ from datetime import timedelta
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
 from spreadpilot_core.ibkr.deciding.learning import is_logged_in
 from spreadpilot_core.ibkr.deciding.observation import ActionKind
+from spreadpilot_core.ibkr.deciding.pacing import FORGET_RETRY
 from spreadpilot_core.ibkr.deciding.removing import replace_gateway
 from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.login_log import LoginPhase
@@ -86,9 +87,25 @@ def _with_human(s: Situation, sentence: str) -> Situation:
 
 def forget_secret(s: Situation) -> Decision | None:
     """Once logged in, the password file inside the container goes; a healthy gateway waits for nothing else."""
-    if s.seen.secret_forgotten or s.seen.running is not None or not is_logged_in(s.seen) or s.seen.runtime_fault:
+    if s.memory.forget_failures or not _must_forget(s):
         return None
     state = s.memory.state if s.memory.state.status.value in ("STARTING", "RUNNING") else State.CONNECTING
     reason = None if state is State.READY else "The login completed."
     action = Action(ActionKind.FORGET_SECRET, "the login has completed")
     return s.verdict(state, reason, "It is connected next.", action=action)
+
+
+def forget_later(s: Situation, decision: Decision) -> Decision:
+    """What could not be removed is tried again beside whatever else is the case, until it or its container is gone."""
+    if not s.memory.forget_failures or decision.action is not None or not _must_forget(s):
+        return decision
+    left = (s.memory.forget_after - s.now).total_seconds()
+    if 0 < left <= FORGET_RETRY[1]:  # a clock that was set back puts it off no longer
+        return replace(decision, recheck_after=min(decision.recheck_after, left))
+    return replace(decision, action=Action(ActionKind.FORGET_SECRET, "the password file could not be removed"))
+
+
+def _must_forget(s: Situation) -> bool:
+    there = s.seen.gateway is not None and s.seen.gateway.state is RuntimeState.RUNNING
+    waits = s.seen.secret_forgotten or s.seen.running is not None or s.seen.runtime_fault is not None
+    return there and not waits and is_logged_in(s.seen)

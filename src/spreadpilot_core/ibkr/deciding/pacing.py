@@ -16,6 +16,8 @@ LAUNCH_RETRY = (30.0, 600.0)
 """A launch that spent no login (no image, no port)."""
 PREPARE_RETRY = (5.0, 120.0)
 """Something we depend on is away; its adapter has already retried for seconds."""
+FORGET_RETRY = (5.0, 120.0)
+"""The password file inside the container could not be removed."""
 STABLE_SESSION = 600.0
 """Seconds of readiness after which earlier losses no longer count."""
 CONNECT_TRIES = 6

@@ -273,8 +273,11 @@ class DockerRuntime:
         return last_words(found, lines)
 
     async def forget_secret(self, container_id: ContainerId) -> None:
-        """Remove the password file inside, where there is one."""
-        await self._run_inside(container_id, ["rm", "-f", PASSWORD_FILE])
+        """Remove the password file inside, where there is one. Raises `LaunchError` when it could not be removed."""
+        if await self._run_inside(container_id, ["rm", "-f", PASSWORD_FILE]) is None:
+            raise LaunchError(
+                f"The password file {PASSWORD_FILE} in container {container_id[:12]} could not be removed."
+            )
 
     async def forget_settings(self, follower_id: FollowerId) -> int:
         """Remove what the follower's gateways kept for their next start; gives how many volumes went.
@@ -293,8 +296,8 @@ class DockerRuntime:
         """The password of the gateway's screen, made at random at its start; None when it shows none."""
         return await self._run_inside(container_id, ["cat", SCREEN_PASSWORD_FILE]) or None
 
-    async def _run_inside(self, container_id: ContainerId, command: Sequence[str]) -> str:
-        """The command's output; nothing when it failed, or nothing runs there."""
+    async def _run_inside(self, container_id: ContainerId, command: Sequence[str]) -> str | None:
+        """The command's output; empty when nothing runs there (any more), None when the command failed."""
         found = await self._engine.inspect_container(container_id)
         if found is None or not found["State"]["Running"]:
             return ""
@@ -302,13 +305,16 @@ class DockerRuntime:
         try:
             with gone_is_fine():
                 code, output = await self._engine.execute(container_id, command)
-                return output if code == 0 else ""
+                if code == 0:
+                    return output
         except EngineRefusedError as refused:
-            found = await self._engine.inspect_container(container_id)
-            if refused.is_conflict and (found is None or not found["State"]["Running"]):
-                return ""
-            raise
-        return ""
+            if not refused.is_conflict or await self._runs(container_id):
+                raise
+        return None if await self._runs(container_id) else ""
+
+    async def _runs(self, container_id: ContainerId) -> bool:
+        found = await self._engine.inspect_container(container_id)
+        return found is not None and bool(found["State"]["Running"])
 
     async def _end(self, container_id: ContainerId, grace: float) -> None:
         try:
