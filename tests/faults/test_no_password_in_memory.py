@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
+import re
 import shutil
-import string
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,8 @@ import pytest
 from spreadpilot_core.ibkr.store.followers_file import add_follower
 from support.doors import Doorway
 from support.home import free_ports
-from support.memory import children, forms, search, search_all
+from support.memory import children, search, search_all
+from support.planted import FOREIGN, NEEDLES, core_of, found_in, found_in_files, password, standing
 from support.vault import BaoServer
 from support.waiting import wait_until
 
@@ -32,14 +31,6 @@ pytestmark = [
 FLEET = 20
 PROGRAM = Path(__file__).with_name("manager_with_couriers.py")
 FLEET_PROGRAM = Path(__file__).with_name("manager_with_fleet.py")
-PLAIN = "".join(secrets.choice(string.ascii_letters) for _ in range(20))
-FOREIGN = "".join(secrets.choice("äßéøłžščđпяжюд") for _ in range(12))
-"""Every planted password is made of these two; no other process may know them."""
-NEEDLES = {f"{part}: {name}": needle for part in (PLAIN, FOREIGN) for name, needle in forms(part).items()}
-
-
-def password(number: int) -> str:
-    return f"{number}\\{PLAIN} {FOREIGN}€"
 
 
 @pytest.fixture(scope="module")
@@ -51,34 +42,15 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaoServer]:
 
 
 @contextmanager
-def standing(program: Path, arguments: list[str], bao: BaoServer, said: Path) -> Iterator[int]:
-    """A manager's process that has launched its fleet and stands still; all it says goes to `said`."""
-    with said.open("wb") as told:
-        process = subprocess.Popen(
-            [sys.executable, str(program), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=told,
-            stderr=told,
-            env={**os.environ, "VAULT_TOKEN": bao.root.token},
-        )
-    with process:
-        assert process.stdin is not None
-        try:
-            while b"launched\n" not in said.read_bytes():
-                assert process.poll() is None, said.read_text()
-                time.sleep(0.05)
-            yield process.pid
-        finally:
-            process.stdin.close()
-
-
-@contextmanager
 def manager(bao: BaoServer, directory: Path, *, copy: str = "") -> Iterator[tuple[int, Path]]:
     """A manager as far as credentials go; its process and the file with all it said."""
     said = directory / "said"
+    (directory / "cwd").mkdir()
     with Doorway(directory / "s", "docker") as doorway:
         doors = json.dumps([doorway.door(f"c{number}") for number in range(FLEET)])
-        with standing(PROGRAM, [str(directory / "state"), bao.address, doors, copy], bao, said) as pid:
+        with standing(
+            PROGRAM, [str(directory / "state"), bao.address, doors, copy], bao, said, cwd=directory / "cwd"
+        ) as pid:
             for number in range(FLEET):
                 assert doorway.wait_for(f"c{number}")
             yield pid, said
@@ -125,9 +97,7 @@ def test_nothing_is_left_in_a_whole_manager(bao: BaoServer, tmp_path: Path) -> N
 def assert_clean(paths: Iterable[Path]) -> None:
     files = [path for path in paths if path.is_file()]
     assert len(files) > 3
-    for path in files:
-        content = path.read_bytes()
-        assert [name for name, needle in NEEDLES.items() if needle in content] == [], path
+    assert found_in_files(files) == {}
 
 
 def test_copies_left_on_purpose_are_found(bao: BaoServer, tmp_path: Path) -> None:
@@ -138,8 +108,21 @@ def test_copies_left_on_purpose_are_found(bao: BaoServer, tmp_path: Path) -> Non
         assert [name for name in found if name.startswith(f"{FOREIGN}: {form}")], f"not found: {form}"
 
 
+@pytest.mark.parametrize("copy", ["", "copy"])
+def test_a_core_dump_of_the_manager_holds_none(bao: BaoServer, tmp_path: Path, copy: str) -> None:
+    """What the kernel writes of an aborted manager has none of the passwords, and has one that was kept on purpose."""
+    with manager(bao, tmp_path, copy=copy) as (pid, _):
+        core = core_of(pid, tmp_path / "cwd")
+        assert core is not None
+        assert core.stat().st_size > 2**20
+        assert bool(found_in(core)) is bool(copy)
+        core.unlink()
+
+
 def test_the_courier_is_where_they_are(bao: BaoServer, tmp_path: Path) -> None:
-    """While a courier holds one, it is in that process and nowhere above it: the search looks at the right place."""
+    """While a courier holds one, it is in that process and nowhere above it, and the kernel writes no core dump of it."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
     program = (
         "import asyncio, sys\nfrom pathlib import Path\n"
         "from spreadpilot_core.ibkr.credentials.couriers import Couriers\n"
@@ -157,6 +140,7 @@ def test_the_courier_is_where_they_are(bao: BaoServer, tmp_path: Path) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "VAULT_TOKEN": bao.root.token},
+        cwd=cwd,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -165,4 +149,10 @@ def test_the_courier_is_where_they_are(bao: BaoServer, tmp_path: Path) -> None:
         [courier] = children(process.pid)
         assert search(courier, NEEDLES)
         assert search(process.pid, NEEDLES) == set()
+        limits = Path(f"/proc/{courier}/limits").read_text()
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+        assert core_of(courier, cwd) is None
+        core = core_of(process.pid, cwd)
+        assert core is not None  # here they are written
+        core.unlink()
         process.stdin.close()
