@@ -56,6 +56,9 @@ def test_help_names_every_command(command: Command) -> None:
         "detach",
         "followers",
         "credentials",
+        "audit",
+        "logs",
+        "doctor",
     ]:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE), name
 
@@ -65,6 +68,8 @@ def test_help_names_every_command(command: Command) -> None:
     [
         ("demo", "--followers --once"),
         ("status", "--watch --json"),
+        ("logs", "--follow --last"),
+        ("doctor", "--json"),
         ("launch", "--retry-login"),
         ("followers add", "--vault-secret-ref --live --account --disabled"),
         ("followers list", "--json"),

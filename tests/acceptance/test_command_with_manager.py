@@ -87,6 +87,7 @@ def test_a_day_with_the_command(home: Home, command: Command) -> None:
         detail = command("status", "alice").stdout
         assert ready["alice"]["accounts"][0] in detail
         assert "bob" not in detail
+        assert "vnc password" not in detail
 
         stopped = command("stop", "alice")
         assert (stopped.returncode, stopped.stderr) == (0, "")

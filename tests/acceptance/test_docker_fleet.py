@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
 
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus
+from spreadpilot_core.ibkr.runtimes.images import SCREEN_PASSWORD_FILE
+from support.command import Command
 from support.docker_bench import (  # noqa: F401  # fixtures
     Bench,
     DockerHome,
@@ -85,3 +89,39 @@ async def test_a_next_manager_adopts_without_a_login(home: DockerHome) -> None:
     finally:
         await second.stop()
     assert home.containers() == []
+
+
+async def test_only_the_status_of_one_gateway_shows_its_screens_password(home: DockerHome) -> None:
+    """Who asks for one gateway is shown its screen's password; no list, JSON, watch, log or answer of the manager has it."""
+    home.settings["vnc"] = True
+    await home.add_on("ibc", "alice")
+    command = Command(home)
+    with command.begun("run") as serving:
+        await asyncio.to_thread(serving.says, "GatewayReady")
+        (gateway,) = await asyncio.to_thread(command.json, "status", "alice")
+        password = home.bench.api.execute(gateway["container"], "cat", SCREEN_PASSWORD_FILE).strip()
+        assert len(password) == 8
+
+        detail = await asyncio.to_thread(command, "status", "alice")
+        assert detail.returncode == 0, detail.stderr
+        rows = dict(line.split("  ", 1) for line in detail.stdout.splitlines())
+        assert rows["vnc"].strip() == gateway["vnc"]
+        assert rows["vnc password"].strip() == password
+        assert password not in detail.stderr
+
+        silent = [json.dumps(gateway)]
+        for arguments in (["status"], ["status", "--json"], ["status", "alice", "--json"], ["logs", "alice"]):
+            done = await asyncio.to_thread(command, *arguments)
+            assert done.returncode == 0, done.stderr
+            silent.append(done.stdout + done.stderr)
+        with command.begun("status", "alice", "--watch") as watching:
+            await asyncio.to_thread(watching.says, "alice is RUNNING")
+            silent.append(watching.stdout + watching.stderr)
+        away = await asyncio.to_thread(command, "status", "alice", DOCKER_HOST="unix:///nowhere/docker.sock")
+        assert away.returncode == 0, away.stderr
+        assert "not known: There is no Docker Engine at /nowhere/docker.sock." in away.stdout
+        silent.append(away.stdout)
+        serving.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(serving.ends) == 0
+        silent.append(serving.stdout + serving.stderr)
+        assert not any(password in said for said in silent)

@@ -17,8 +17,11 @@ from spreadpilot_core.ibkr.errors import (
 )
 from spreadpilot_core.ibkr.protocols import ContainerId, FollowerId, Leases, RuntimeEventKind, RuntimeState
 from spreadpilot_core.ibkr.runtimes.docker_containers import HealthCheck
+from spreadpilot_core.ibkr.runtimes.docker_look import look_at_docker
 from spreadpilot_core.ibkr.runtimes.docker_naming import OWNER
+from spreadpilot_core.ibkr.settings import Settings
 from support.docker_bench import (  # noqa: F401  # fixtures
+    DEADLINE,
     PASSWORD,
     Bench,
     answers,
@@ -126,13 +129,20 @@ async def test_a_screen_only_on_request(bench: Bench) -> None:
     plain = await bench.launch(runtime, bench.spec("plain"))
     shown = await bench.launch(runtime, bench.spec("shown", vnc=True))
     assert plain.vnc is None
-    assert await runtime.screen_password(plain.container_id) is None
     assert shown.vnc is not None
     assert shown.vnc.startswith("127.0.0.1:")
-    password = await runtime.screen_password(shown.container_id)
-    assert password is not None
-    assert len(password) == 8
-    assert password not in json.dumps(bench.api.inspect(shown.container_id))
+    settings = Settings.read(docker_host=f"unix://{bench.engine.socket}", container_prefix=bench.prefix)
+    async with look_at_docker(settings) as looking:
+        assert await looking.screen_password(plain) is None
+        async with asyncio.timeout(DEADLINE):
+            while not (password := await looking.screen_password(shown)):  # it is made right after the start
+                await asyncio.sleep(0.05)
+        assert len(password) == 8
+        assert password not in json.dumps(bench.api.inspect(shown.container_id)) + bench.api.logs(shown.container_id)
+        bench.api.ask("POST", f"/containers/{shown.container_id}/pause")
+        assert await looking.screen_password(shown) is None
+        bench.api.remove(shown.container_id)
+        assert await looking.screen_password(shown) is None
 
 
 # ---------------------------------------------------------------------------------------------- refusals

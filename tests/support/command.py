@@ -16,7 +16,10 @@ from support.home import Home
 from support.waiting import PATIENCE, wait_until
 
 PROGRAM = Path(sys.executable).with_name("gateway-manager")
-_BARE = {"port_range_start", "port_range_end", "healthcheck_interval", "max_startup_time", "vault_enabled"}
+_BARE = {
+    *("port_range_start", "port_range_end", "healthcheck_interval", "max_startup_time", "vault_enabled"),
+    *("container_prefix", "docker_host"),
+}
 
 
 class Command:

@@ -51,7 +51,7 @@ from spreadpilot_core.ibkr.runtimes.docker_images import ImageStore, PullPolicy
 from spreadpilot_core.ibkr.runtimes.docker_naming import FOLLOWER, OWNER, Naming
 from spreadpilot_core.ibkr.runtimes.docker_network import GatewayNetwork
 from spreadpilot_core.ibkr.runtimes.docker_streams import container_events, last_lines, log_lines
-from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE, SCREEN_PASSWORD_FILE, Image
+from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE, Image
 from spreadpilot_core.ibkr.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -291,10 +291,6 @@ class DockerRuntime:
             with gone_is_fine():
                 await self._engine.delete_volume(volume["Name"])
         return len(volumes)
-
-    async def screen_password(self, container_id: ContainerId) -> str | None:
-        """The password of the gateway's screen, made at random at its start; None when it shows none."""
-        return await self._run_inside(container_id, ["cat", SCREEN_PASSWORD_FILE]) or None
 
     async def _run_inside(self, container_id: ContainerId, command: Sequence[str]) -> str | None:
         """The command's output; empty when nothing runs there (any more), None when the command failed."""

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from spreadpilot_core.ibkr.protocols import Gateway
 from spreadpilot_core.ibkr.runtimes.docker import socket_path
 from spreadpilot_core.ibkr.runtimes.docker_containers import gateway_from
-from spreadpilot_core.ibkr.runtimes.docker_engine import Engine
+from spreadpilot_core.ibkr.runtimes.docker_engine import Engine, EngineRefusedError, gone_is_fine
 from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
 from spreadpilot_core.ibkr.runtimes.docker_streams import recent_lines
+from spreadpilot_core.ibkr.runtimes.images import SCREEN_PASSWORD_FILE
 from spreadpilot_core.ibkr.settings import Settings
 
 
@@ -31,6 +32,18 @@ class DockerOnlooker:
     def lines(self, gateway: Gateway, *, last: int, follow: bool) -> AsyncGenerator[str, None]:
         """The newest lines; a container has one life only, so all that it printed is this life's."""
         return recent_lines(self.engine, gateway.container_id, last, follow=follow)
+
+    async def screen_password(self, gateway: Gateway) -> str | None:
+        """Read inside the container, which is the only place that has it; None when it does not run."""
+        with gone_is_fine():
+            try:
+                code, output = await self.engine.execute(gateway.container_id, ["cat", SCREEN_PASSWORD_FILE])
+            except EngineRefusedError as refused:
+                if refused.is_conflict:  # stopped or paused
+                    return None
+                raise
+            return (code == 0 and output) or None
+        return None
 
 
 @asynccontextmanager

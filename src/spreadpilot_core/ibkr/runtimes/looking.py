@@ -15,13 +15,16 @@ from spreadpilot_core.ibkr.settings import Settings
 
 
 class Onlooker(Protocol):
-    """Looks at the gateways of one owner. Both raise `RuntimeUnavailableError`."""
+    """Looks at the gateways of one owner. All raise `RuntimeUnavailableError`."""
 
     async def find(self) -> Sequence[Gateway]:
         """Every gateway, whatever its state."""
 
     def lines(self, gateway: Gateway, *, last: int, follow: bool) -> AsyncGenerator[str, None]:
         """The newest `last` lines of its life's log, oldest first; with `follow` also those that come until it ends."""
+
+    async def screen_password(self, gateway: Gateway) -> str | None:
+        """The password of its screen, made at random at its start; None where none is shown. Show it to nobody but who asked."""
 
 
 def onlooker(settings: Settings) -> AbstractAsyncContextManager[Onlooker]:

@@ -36,6 +36,10 @@ class SimulatedOnlooker:
                 if number >= kept.stop and not follow:
                     return
 
+    async def screen_password(self, gateway: Gateway) -> str | None:  # noqa: ARG002  # simulated gateways have no screen
+        """None."""
+        return None
+
 
 @asynccontextmanager
 async def look_at_simulated(settings: Settings) -> AsyncIterator[SimulatedOnlooker]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from typing import Any
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.runtimes.looking import onlooker
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.client import ControlClient
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.telemetry import set_up_logs
 
 _LOOK_EVERY = 0.5
 """Seconds between two looks of `--watch`."""
@@ -75,11 +78,34 @@ def _show(gateways: list[dict[str, Any]], *, detailed: bool, as_json: bool) -> N
     if as_json:
         tables.print_json(gateways)
     elif detailed:
-        tables.console().print(tables.gateway(gateways[0]))
+        tables.console().print(tables.gateway(_with_screen_password(gateways[0])))
     elif gateways:
         tables.console().print(tables.gateways(gateways))
     else:
         print("No followers. `gateway-manager followers add` adds one.")
+
+
+def _with_screen_password(gateway: dict[str, Any]) -> dict[str, Any]:
+    """The gateway as it is shown to who asked for this one: where its screen is, then its password, read for this moment."""
+    if not gateway["vnc"]:
+        return gateway
+    set_up_logs(level="error")
+    password = asyncio.run(_screen_password(Settings.read(), gateway["container"]))
+    shown: dict[str, Any] = {}
+    for name, value in gateway.items():
+        shown[name] = value
+        if name == "vnc":
+            shown["vnc_password"] = password
+    return shown
+
+
+async def _screen_password(settings: Settings, container: str) -> str | None:
+    try:
+        async with onlooker(settings) as looking:
+            gateway = next((each for each in await looking.find() if each.name == container), None)
+            return await looking.screen_password(gateway) if gateway is not None else None
+    except GatewayManagerError as error:  # its state is told all the same
+        return f"not known: {error}"
 
 
 def _watch(client: ControlClient, follower: str | None, *, as_json: bool) -> None:
