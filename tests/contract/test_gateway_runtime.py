@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -130,6 +131,17 @@ async def test_what_a_manager_left_is_found_by_the_next(place: Place, runtime: G
         created.container_id: RuntimeState.CREATED,
     }
     assert (await found(successor, running.container_id)).started_at == running.started_at
+
+
+@pytest.mark.parametrize("dialect", ["ibc", "ibcontroller"])
+async def test_a_gateway_tells_whose_login_it_was_made_for(
+    place: Place, runtime: GatewayRuntime, dialect: Dialect
+) -> None:
+    """One login per IBKR user holds also for gateways that were made before this manager's records."""
+    spec = replace(place.spec(dialect=dialect), user="Some.user-1")
+    created = await runtime.create(spec, Leases(free_ports(1), 1000))
+    (listed,) = await runtime.find()
+    assert listed.user == (await found(runtime, created.container_id)).user == "Some.user-1"
 
 
 async def test_owners_on_one_engine_do_not_see_each_other(place: Place, runtime: GatewayRuntime) -> None:

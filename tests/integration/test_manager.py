@@ -386,6 +386,24 @@ async def test_two_followers_with_one_ibkr_user_are_never_logged_in_together(hom
         assert await starts(home) == 1
 
 
+async def test_adopted_gateways_keep_their_ibkr_user_also_without_their_records(home: Home) -> None:
+    """The records are lost while the gateway runs: another follower with the same user still may not log in."""
+    await home.add("anna", user="shared")
+    first = home.manager()
+    await first.start()
+    await ready(first, "anna")
+    await first.detach()
+    for path in home.directory.glob("records.sqlite3*"):
+        path.unlink()
+    await home.add("ben", user="shared")
+    async with running(home) as second:
+        await ready(second, "anna")
+        await eventually(lambda: seen(second, "ben").state is State.NEEDS_HUMAN, lambda: seen(second, "ben"))
+
+        assert "anna" in (seen(second, "ben").reason or "")
+        assert await starts(home) == 1
+
+
 async def test_a_follower_disabled_in_the_file_is_stopped_and_comes_back_when_enabled(home: Home) -> None:
     """The file is watched: an edit is enough."""
     await home.add("anna")
@@ -433,6 +451,20 @@ async def test_with_a_full_disk_a_gateway_is_stopped_and_none_is_launched(home: 
     lines = await asyncio.to_thread(lambda: list(trail.entries()))
     assert [line["act"] for line in lines][-1] == "stop"
     assert (await asyncio.to_thread(trail.verify)).is_whole
+
+
+async def test_a_record_that_cannot_be_used_keeps_the_time_of_its_fault(home: Home) -> None:
+    """Since when is told as for any other state, however often the records are read; another fault begins anew."""
+    home.followers_file.write_text('[[follower]]\nid = "anna"\n')
+    async with running(home) as manager:
+        first = seen(manager, "anna")
+        await manager.reload_followers()
+        assert seen(manager, "anna") == first
+        home.followers_file.write_text('[[follower]]\nid = "anna"\nvault_secret_ref = 7\n')
+        await manager.reload_followers()
+        second = seen(manager, "anna")
+        assert second.reason != first.reason
+        assert second.since > first.since
 
 
 async def test_a_cut_audit_trail_is_found_by_the_hash_in_the_record_store(home: Home) -> None:

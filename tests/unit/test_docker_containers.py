@@ -44,7 +44,7 @@ def inspection(state: dict[str, Any], **more: Any) -> dict[str, Any]:
         "Id": "c" * 64,
         "Name": "/ibgateway-follower-alice",
         "Image": "sha256:1",
-        "Config": {"Labels": made["Labels"], "Image": made["Image"]},
+        "Config": {"Labels": made["Labels"], "Image": made["Image"], "Env": made["Env"]},
         "HostConfig": made["HostConfig"],
         "State": state,
         "NetworkSettings": {"Ports": {}},

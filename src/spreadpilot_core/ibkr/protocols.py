@@ -261,6 +261,8 @@ class Gateway:
     follower_id: FollowerId
     leases: Leases
     trading_mode: TradingMode
+    user: str | None = None
+    """The IBKR user that it was made for, as far as its own configuration says."""
     spec_digest: str
     dialect: Dialect
     image: str

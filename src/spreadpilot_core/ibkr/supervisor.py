@@ -273,6 +273,7 @@ class GatewaySupervisor:
         self._house.ports.claim(self.follower_id, gateway.leases.host_port)
         if self.record.client_id is None:
             self._house.client_ids.claim(self.follower_id, gateway.leases.client_id)
+        self.record = replace(self.record, user=gateway.user or self.record.user)
         self.login.adopt(attempt, self.record, self.follower)
         self.presence.secret_forgotten = False
         self.see(gateway)
@@ -284,7 +285,7 @@ class GatewaySupervisor:
         gateway = self.presence.gateway
         self.record = record
         if gateway is not None:
-            self.record = replace(record, client_id=self.client_id)
+            self.record = replace(record, client_id=self.client_id, user=gateway.user or record.user)
             self.login.adopt(attempt, self.record, self.follower)
         self.wake()
 

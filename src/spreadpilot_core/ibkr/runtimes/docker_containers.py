@@ -31,7 +31,7 @@ from spreadpilot_core.ibkr.protocols import (
 )
 from spreadpilot_core.ibkr.runtimes import docker_naming as labels
 from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
-from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE, SCREEN_PASSWORD_FILE, SECRET_DIRECTORY, Image
+from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE, SCREEN_PASSWORD_FILE, SECRET_DIRECTORY, Image, user_in
 
 log = structlog.get_logger(__name__)
 
@@ -206,6 +206,7 @@ def gateway_from(inspection: Mapping[str, Any], *, naming: Naming, newest_image:
         follower_id=follower_id,
         leases=leases,
         trading_mode=mode,
+        user=user_in(config.get("Env") or (), dialect),
         spec_digest=digest,
         dialect=dialect,
         image=config["Image"],

@@ -11,7 +11,7 @@ those: a gateway started without them hangs in a dialog, or logs in again and ag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,6 +183,13 @@ def _contract(
     title = labels.get("org.opencontainers.image.title") or labels.get("org.opencontainers.image.description")
     called = f"; it calls itself {title.strip()!r}" if title else ""
     raise UnknownImageError(reference, f"its environment has {has}, but not {looked_for}{called}")
+
+
+def user_in(environment: Iterable[str], dialect: Dialect) -> str | None:
+    """The IBKR user that a container of this generation was given, from its `NAME=value` lines."""
+    contract = IBC if dialect == IBC.dialect else IBCONTROLLER
+    values = dict(line.split("=", 1) for line in environment if "=" in line)
+    return values.get(contract.user_variable) or None
 
 
 def _owner(user: str) -> tuple[int, int]:

@@ -248,6 +248,7 @@ def _gateway(found: Mapping[str, Any]) -> Gateway:
         follower_id=FollowerId(found["follower_id"]),
         leases=Leases(host_port=found["host_port"], client_id=found["client_id"]),
         trading_mode=TradingMode(found["trading_mode"]),
+        user=found.get("user") or None,
         spec_digest=found["spec_digest"],
         dialect=_dialect(found["dialect"]),
         image=found["image"],

@@ -176,10 +176,11 @@ class Container:
             kill.cancel()
 
     def describe(self) -> dict[str, Any]:
-        """Labels and state, as plain data; no secret and no user."""
+        """Labels, user and state, as plain data; no secret."""
         return {
             "id": self.id,
             **self.order.labels,
+            "user": self.order.user,
             "state": self.state,
             "started_at": self.started_at.isoformat() if self.started_at is not None else None,
             "exit_code": self.exit_code,
