@@ -22,6 +22,7 @@ from spreadpilot_core.ibkr import events
 from spreadpilot_core.ibkr.deciding.observation import FleetView, Wanted
 from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError, UnavailableError
+from spreadpilot_core.ibkr.followers import dated
 from spreadpilot_core.ibkr.house import House, spec_for
 from spreadpilot_core.ibkr.protocols import (
     FaultyRecord,
@@ -287,7 +288,7 @@ class Fleet:
         if roster != self._roster:
             tell_roster(self._house, roster)
         self._roster = roster
-        self.faulty = roster.faulty
+        self.faulty = dated(roster.faulty, self.faulty, self._house.clock())
         self._apply_roster()
         self.roster_known.set()
 

@@ -6,7 +6,8 @@ Part of the seams (see `protocols`): the follower stores read it, the fleet foll
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import Enum
 
 from spreadpilot_core.ibkr.gateway_options import GatewayOptions
@@ -50,6 +51,18 @@ class FaultyRecord:
     id: str
     fault: str
     """One sentence: which field, which value, what is allowed."""
+    since: datetime | None = field(default=None, compare=False)
+    """When it was first read with this fault; filled in by whoever reads again and again."""
+
+
+def dated(
+    faulty: Mapping[str, FaultyRecord], before: Mapping[str, FaultyRecord], now: datetime
+) -> Mapping[str, FaultyRecord]:
+    """These records, each with the time since when it has had its fault."""
+    return {
+        name: replace(record, since=before[name].since if before.get(name) == record else now)
+        for name, record in faulty.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

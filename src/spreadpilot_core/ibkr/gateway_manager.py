@@ -343,11 +343,7 @@ class GatewayManager:
 
         """
         fleet = self._started("list_gateways")
-        assert self._opened is not None
-        house = self._opened.house
-        broken = [
-            faulty_snapshot(each, fleet.supervisors.get(FollowerId(each.id)), house) for each in fleet.faulty.values()
-        ]
+        broken = [faulty_snapshot(each) for each in fleet.faulty.values()]
         named = {each.follower_id for each in broken}
         known = [snapshot(each) for each in fleet.supervisors.values() if each.follower_id not in named]
         return tuple(sorted([*known, *broken], key=lambda each: each.follower_id))

@@ -155,14 +155,15 @@ def snapshot(supervisor: GatewaySupervisor) -> GatewaySnapshot:
     )
 
 
-def faulty_snapshot(record: FaultyRecord, supervisor: GatewaySupervisor | None, house: House) -> GatewaySnapshot:
+def faulty_snapshot(record: FaultyRecord) -> GatewaySnapshot:
     """A record that can't be used, FAILED and `invalid`."""
+    assert record.since is not None
     return GatewaySnapshot(
         follower_id=record.id,
         status=GatewayStatus.FAILED,
         state=State.INVALID,
         reason=record.fault,
-        since=supervisor.since if supervisor is not None else house.clock(),
+        since=record.since,
         next_action="It starts when its record is corrected.",
     )
 
