@@ -161,6 +161,39 @@ def test_a_reader_that_has_enough_is_no_failure_of_ours(command: Command) -> Non
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", ["followers list", "followers list --json", "--version", "doctor"])
+def test_an_output_that_takes_nothing_is_told_in_one_sentence(command: Command, arguments: str) -> None:
+    """A full disk behind `>` is a failure with its reason and no traceback."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [PROGRAM, *arguments.split()],
+            env=command.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert _one_sentence(done.stderr)
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_failure(command: Command, closed: str) -> None:
+    """Whoever starts a command may have closed its streams; nothing of ours gets their place."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" followers list {closed}', PROGRAM],
+        env=command.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
 # ---------------------------------------------------------------------------------------------- followers
 
 

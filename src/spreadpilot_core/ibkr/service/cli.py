@@ -49,14 +49,36 @@ Json = Annotated[bool, typer.Option("--json", help="Print a list of objects inst
 
 def main() -> NoReturn:
     """The program."""
+    _have_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what can't be written is told here, not by the interpreter's end
     except GatewayManagerError as error:
         fail(str(error))
     except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         sys.exit(1)
+    except OSError as error:
+        _write_no_more()
+        fail(f"The system refused: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}.")
     sys.exit(0)
+
+
+def _have_streams() -> None:
+    """Whoever started us may have closed some: no file or socket of ours may get their numbers, and prints go nowhere."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004  # standard error
+        pass
+    os.close(number)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # as long as the program
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def _write_no_more() -> None:
+    """Standard output takes nothing; the interpreter must not try once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(sentence: str) -> NoReturn:

@@ -29,7 +29,7 @@ import structlog
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StrictBool
 from starlette.exceptions import HTTPException
 
 from spreadpilot_core.ibkr.auditing import OPERATOR
@@ -76,7 +76,7 @@ class Launch(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    retry_login: bool = False
+    retry_login: StrictBool = False  # an override is said plainly, not by a word that looks like yes
     """Take one more login after a rejection or a spent budget."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,9 @@ _COLOURS = {
 }
 _WIDE = 10_000
 """Columns where nobody's terminal sets a limit: a pipe gets each row on one line."""
+_ALL_COLUMNS = 100
+"""A terminal narrower than this would cut every column of a gateway to nothing."""
+_WHEN_NARROW = ("FOLLOWER", "STATUS")
 
 
 def console() -> Console:
@@ -54,23 +57,24 @@ def bare(rows: Iterable[Sequence[Any]]) -> Table:
 
 
 def gateways(snapshots: Iterable[Row], *, now: datetime | None = None) -> Table:
-    """One line a gateway; the sentence takes the room that is left."""
+    """One line a gateway; the sentence takes the room that is left, for which a narrow terminal shows fewer columns."""
     now = now or datetime.now(UTC)
+    columns: dict[str, Callable[[Row], Text]] = {
+        "FOLLOWER": lambda each: Text(each["follower_id"]),
+        "STATUS": status,
+        "STATE": lambda each: Text(each["state"]),
+        "FOR": lambda each: Text(_age(each["since"], now)),
+        "ENDPOINT": lambda each: _cell(each["endpoint"]),
+        "CLIENT": lambda each: _cell(each["client_id"]),
+        "ACCOUNTS": lambda each: _cell(each["accounts"]),
+    }
+    shown = {name: columns[name] for name in (columns if console().width >= _ALL_COLUMNS else _WHEN_NARROW)}
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("FOLLOWER", "STATUS", "STATE", "FOR", "ENDPOINT", "CLIENT", "ACCOUNTS"):
+    for column in shown:
         grid.add_column(column, no_wrap=True)
     grid.add_column("WHAT", overflow="fold")
     for each in snapshots:
-        grid.add_row(
-            Text(each["follower_id"]),
-            status(each),
-            Text(each["state"]),
-            Text(_age(each["since"], now)),
-            _cell(each["endpoint"]),
-            _cell(each["client_id"]),
-            _cell(each["accounts"]),
-            Text(what(each)),
-        )
+        grid.add_row(*(cell(each) for cell in shown.values()), Text(what(each)))
     return grid
 
 
