@@ -29,6 +29,7 @@ from benchmarks.support.figures import figure, report
 from spreadpilot_core.ibkr.credentials.couriers import Couriers, courier_environment, first_line
 from spreadpilot_core.ibkr.protocols import FollowerId
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.telemetry import set_up_logs
 from support.vault import BaoServer
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # made anew below it, with a name that nobody can guess
@@ -79,6 +80,7 @@ def main() -> None:
     options.add_argument("--followers", type=int, default=100)
     options.add_argument("--rounds", type=int, default=9)
     given = options.parse_args()
+    set_up_logs(level="warning")  # to standard error: the figures alone are the output
     memory = str(MEMORY) if MEMORY.is_dir() else None
     with TemporaryDirectory() as directory, BaoServer(Path(directory) / "bao") as bao:
         for number in range(given.followers):

@@ -73,7 +73,7 @@ def test_an_empty_trail(tmp_path: Path) -> None:
             lambda lines: [*lines[:2], lines[2].replace(b'"f2"', b'"f9"'), *lines[3:]],
             r"before audit.jsonl, line 4 .* altered",
         ),
-        (lambda lines: [*lines[:2], *lines[3:]], r"line 3 has serial 4 instead of 3: 1 lines before it are gone"),
+        (lambda lines: [*lines[:2], *lines[3:]], r"line 3 has serial 4 instead of 3: 1 line before it is gone"),
         (lambda lines: lines[1:], r"line 1 has serial 2"),
         (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], r"line 3 has serial 2"),
         (lambda lines: [*lines[:2], lines[2][:30] + b"\n", *lines[3:]], r"line 3 is not whole"),

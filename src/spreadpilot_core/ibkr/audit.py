@@ -144,7 +144,7 @@ class AuditTrail:
             seen_recorded = seen_recorded or previous.hash == recorded
         if not seen_recorded:
             findings.append(
-                f"The hash that the record store kept ({(recorded or '')[:12]}…) is not in the chain: "
+                f"The hash that was kept ({(recorded or '')[:12]}…) is not in the chain: "
                 "the line it belongs to, or an earlier one, was removed or altered."
             )
         return AuditVerdict(lines, previous, tuple(findings))
@@ -347,7 +347,8 @@ def _faults(place: str, raw: bytes, previous: AuditHead | None) -> list[str]:
     expected = previous.serial + 1 if previous else 1
     if entry["serial"] != expected:
         missing = entry["serial"] - expected
-        gone = f"{missing} lines before it are gone" if missing > 0 else "lines were inserted or put in another order"
+        lines = "1 line before it is" if missing == 1 else f"{missing} lines before it are"
+        gone = f"{lines} gone" if missing > 0 else "lines were inserted or put in another order"
         return [f"{place} has serial {entry['serial']} instead of {expected}: {gone}."]
     if entry["previous"] != (previous.hash if previous else BEGINNING):
         return [f"The line before {place} (serial {expected - 1}) was altered."]

@@ -16,6 +16,11 @@ ContainerId = NewType("ContainerId", str)
 AttemptId = NewType("AttemptId", str)
 
 
+def shown_version(version: str) -> str:
+    """What people call this version of a secret: its number, without the mark that tells one made anew under its name."""
+    return version.partition("-")[0]
+
+
 class LoginOutcome(str, Enum):
     """How one reserved login ended."""
 

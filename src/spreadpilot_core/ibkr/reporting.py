@@ -22,6 +22,7 @@ from spreadpilot_core.ibkr.protocols import (
     HistoryEntry,
     TradingMode,
 )
+from spreadpilot_core.ibkr.records import shown_version
 from spreadpilot_core.ibkr.snapshots import CredentialsView, GatewaySnapshot
 from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
 from spreadpilot_core.ibkr.tasks import Tasks
@@ -144,7 +145,7 @@ def snapshot(supervisor: GatewaySupervisor) -> GatewaySnapshot:
         image=gateway.image if gateway else None,
         outdated=_is_outdated(supervisor),
         credentials=CredentialsView(
-            source=login.source, version=login.version, date=login.dated.date() if login.dated else None
+            source=login.source, version=shown_version(login.version), date=login.dated.date() if login.dated else None
         )
         if login is not None
         else None,

@@ -256,7 +256,7 @@ class GatewaySupervisor:
                 follower=self.follower_id,
                 ref=self.follower.vault_secret_ref,
                 version=version,
-                detail=f"instead of version {known}",
+                detail=f"instead of version {known}",  # with its mark, since one made anew may have the same number
             )
         self.wake()
 

@@ -40,6 +40,7 @@ FILE_NAME = "credentials.json"
 KEY_FILE_NAME = "credentials.key"
 _FORMAT = 1
 _CHECK = b"stored credentials of the gateway manager"
+_SETTINGS = "See GATEWAY_MANAGER_CREDENTIALS_KEY_FILE and GATEWAY_MANAGER_CREDENTIALS_PASSPHRASE_FILE."
 _LOCK_PATIENCE = 10.0
 """Seconds to wait for another writer, who needs milliseconds."""
 
@@ -283,7 +284,7 @@ class EncryptedCredentials:
         kind = body["header"].get("kind")
         if kind != self._key.kind:
             msg = f"The stored credentials were sealed with a {kind}, not with a {self._key.kind}."
-            raise CredentialStoreError(msg, hint="See credentials_key_file and credentials_passphrase_file.")
+            raise CredentialStoreError(msg, hint=_SETTINGS)
         for key in self._key.keys(body["header"]):
             sealer = Sealer(key)
             try:

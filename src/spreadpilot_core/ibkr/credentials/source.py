@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError
+from spreadpilot_core.ibkr.records import shown_version
 
 Source = Literal["vault", "stored"]
 
@@ -30,7 +31,7 @@ class SecretVersion:
     @property
     def shown(self) -> str:
         """What people call this version."""
-        return self.version.partition("-")[0]
+        return shown_version(self.version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

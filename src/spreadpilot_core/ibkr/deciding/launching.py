@@ -13,6 +13,7 @@ from spreadpilot_core.ibkr.deciding.observation import ActionKind, PermitState, 
 from spreadpilot_core.ibkr.deciding.pacing import next_login
 from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.protocols import LoginOutcome
+from spreadpilot_core.ibkr.records import shown_version
 
 FOLLOWERS_UNKNOWN = "The followers were not read yet."
 
@@ -89,7 +90,8 @@ def login_refusal(s: Situation, prepared: Prepared) -> tuple[str, datetime | Non
     if s.seen.operator_login:
         return None
     if record.rejected_version == login.version and record.rejected_user == login.user:
-        return f"IBKR did not accept user name and password of {login.user} (secret version {login.version}).", None
+        version = shown_version(login.version)
+        return f"IBKR did not accept user name and password of {login.user} (secret version {version}).", None
     return _pause_after_failure(s, prepared)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from spreadpilot_core.ibkr.audit import AuditTrail
 from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.opening import open_records
+from spreadpilot_core.ibkr.records import shown_version
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.settings import Settings
 
@@ -22,7 +24,7 @@ def show(*, follower: str | None, last: int, as_json: bool) -> None:
     if as_json:
         tables.print_json(entries)
     elif entries:
-        rows = [[entry.get(column) for column in _COLUMNS] for entry in entries]
+        rows = [[_shown(entry, column) for column in _COLUMNS] for entry in entries]
         tables.console().print(tables.table([column.upper() for column in _COLUMNS], rows))
     else:
         print("No lines.")
@@ -31,11 +33,21 @@ def show(*, follower: str | None, last: int, as_json: bool) -> None:
 def verify(recorded: str | None) -> None:
     """Go through the chain; say what was found, or how much is whole and which hash to keep."""
     trail = _trail()
-    verdict = trail.verify(recorded or asyncio.run(_recorded(trail)))
+    kept = recorded or asyncio.run(_recorded(trail))
+    verdict = trail.verify(kept)
     if not verdict.is_whole:
         raise GatewayManagerError(f"The audit trail {trail.path} is not whole: {' '.join(verdict.findings)}")
+    count = f"{verdict.lines} line{'s' * (verdict.lines != 1)}"
     newest = f"; the newest has the hash {verdict.head.hash}" if verdict.head else ""
-    print(f"The audit trail {trail.path} is whole: {verdict.lines} lines{newest}.")
+    print(f"The audit trail {trail.path} is whole: {count}{newest}.")
+    if kept is None:
+        sentence = "No hash of it was kept yet (a manager keeps them): lines missing at its end would not show."
+        print(sentence, file=sys.stderr)
+
+
+def _shown(entry: dict[str, Any], column: str) -> Any:
+    value = entry.get(column)
+    return shown_version(value) if column == "version" and isinstance(value, str) else value
 
 
 async def _recorded(trail: AuditTrail) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -304,6 +305,19 @@ def remove_credentials(ref: Reference) -> None:
     from spreadpilot_core.ibkr.service import credential_commands
 
     credential_commands.remove(ref)
+
+
+@credentials.command("change-key")
+def change_key(
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="From now on this passphrase, instead of a key file.", show_default=False),
+    ] = None,
+) -> None:
+    """Seal every login anew under another key."""
+    from spreadpilot_core.ibkr.service import credential_commands
+
+    credential_commands.change_key(passphrase_file)
 
 
 # ---------------------------------------------------------------------------------------------- audit
