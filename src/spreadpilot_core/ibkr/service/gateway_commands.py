@@ -82,7 +82,9 @@ def _show(gateways: list[dict[str, Any]], *, detailed: bool, as_json: bool) -> N
     elif gateways:
         tables.console().print(tables.gateways(gateways))
     else:
-        print("No followers. `gateway-manager followers add` adds one.")
+        print(
+            "The manager knows no followers. `gateway-manager followers list` shows the local records, or why there are none."
+        )
 
 
 def _with_screen_password(gateway: dict[str, Any]) -> dict[str, Any]:
