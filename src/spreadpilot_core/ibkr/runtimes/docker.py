@@ -163,7 +163,8 @@ class DockerRuntime:
                 found = await self.inspect(container_id)
                 raise PortTakenError(found.leases.host_port if found else 0) from refused
             raise
-        gateway = await self.inspect(container_id)
+        inspection = await self._engine.inspect_container(container_id)
+        gateway = self._gateway(inspection, newest_image=None) if inspection is not None else None  # it has the newest
         if gateway is None:
             raise LaunchError(f"The container {container_id[:12]} was removed by somebody else while it started.")
         return gateway
