@@ -88,7 +88,7 @@ async def test_reserving_again_is_harmless(store: RecordStore) -> None:
     """A reservation repeated after an answer was lost is not refused against itself, and changes nothing."""
     attempt = an_attempt()
     assert await store.reserve_login(attempt, BUDGET) is None
-    await store.mark_started(attempt.id, ContainerId("c"), NOON)
+    assert await store.mark_started(attempt.id, ContainerId("c"), NOON)
     assert await store.reserve_login(attempt, BUDGET) is None
     (open_one,) = await store.unsettled_logins()
     assert open_one.container_id == "c"
@@ -175,15 +175,30 @@ async def test_first_outcome_stays(store: RecordStore) -> None:
     await store.reserve_login(attempt, BUDGET)
     await store.settle_login(attempt.id, LoginOutcome.REJECTED, NOON)
     await store.settle_login(attempt.id, LoginOutcome.SUCCEEDED, NOON + DAY, not_before=NOON + 2 * DAY)
-    await store.mark_started(attempt.id, ContainerId("late"), NOON + DAY)
+    assert not await store.mark_started(attempt.id, ContainerId("late"), NOON + DAY)
     (counted,) = await store.counted_logins(attempt.user, NOON)
     assert (counted.outcome, counted.settled_at, counted.not_before) == (LoginOutcome.REJECTED, NOON, None)
     assert counted.container_id is None
 
 
+async def test_start_is_refused_once_another_manager_has_settled_it(
+    under_test: RecordsUnderTest, store: RecordStore
+) -> None:
+    """Whoever reserved it and was held up hears, when it comes to start, that its login is not open any more."""
+    attempt = an_attempt()
+    assert await store.reserve_login(attempt, BUDGET) is None
+    other = under_test.store()
+    await other.open()
+    await other.settle_login(attempt.id, LoginOutcome.VOID, NOON)
+    assert not await store.mark_started(attempt.id, ContainerId("c"), NOON)
+    assert await store.reserve_login(an_attempt(2), BUDGET) is None
+    assert await store.mark_started(an_attempt(2).id, ContainerId("c"), NOON)
+    await other.close()
+
+
 async def test_unknown_attempt_changes_nothing(store: RecordStore) -> None:
     """Starting or settling what was never reserved is no error and makes no attempt."""
-    await store.mark_started(AttemptId("nobody's"), ContainerId("c"), NOON)
+    assert not await store.mark_started(AttemptId("nobody's"), ContainerId("c"), NOON)
     await store.settle_login(AttemptId("nobody's"), LoginOutcome.FAILED, NOON)
     assert list(await store.unsettled_logins()) == []
     assert list(await store.counted_logins("anna01", NOON - DAY)) == []

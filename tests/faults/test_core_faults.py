@@ -35,6 +35,7 @@ from spreadpilot_core.ibkr.protocols import (
     GatewaySpec,
     Leases,
     Login,
+    LoginOutcome,
 )
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from spreadpilot_core.ibkr.store.local import LocalFollowers
@@ -564,6 +565,27 @@ async def test_a_launch_while_the_runtime_is_away_says_so_and_happens_later(home
         with pytest.raises(LaunchError, match="can't be reached"):
             await manager.launch_gateway(ANNA)
         is_away = False
+        await state(manager, State.READY)
+
+
+async def test_a_launch_whose_login_was_settled_meanwhile_starts_nothing(home: Home, runtime: SimulatedRuntime) -> None:
+    """A manager held up through a takeover, whose reserved login the other one gave back, must not start it any more."""
+    await home.add(ANNA)
+    async with running(home) as manager:
+        await state(manager, State.READY)
+        await manager.stop_gateway(ANNA)
+        gate = Gate(house_of(manager).runtime, "create")
+        launching = asyncio.create_task(manager.launch_gateway(ANNA))
+        await gate.reached.wait()
+        store = house_of(manager).ledger._store
+        (reserved,) = await store.unsettled_logins()
+        await store.settle_login(reserved.id, LoginOutcome.VOID, reserved.reserved_at)
+        gate.opened.set()
+        with pytest.raises(LaunchError, match="settled"):
+            async with asyncio.timeout(PATIENCE):
+                await launching
+        assert list(await runtime.find()) == []
+        await manager.launch_gateway(ANNA)
         await state(manager, State.READY)
 
 

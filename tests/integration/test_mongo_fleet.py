@@ -60,7 +60,7 @@ async def store_credentials(home: Home, followers: list[str]) -> None:
 
 
 def manager_of(home: Home, server: MongoServer, **settings: Any) -> GatewayManager:
-    return home.manager(store_url="mongodb:", mongo_uri=server.uri, poll_interval=0.3, **settings)
+    return home.manager(**{"store_url": "mongodb:", "mongo_uri": server.uri, "poll_interval": 0.3, **settings})
 
 
 @pytest.mark.timeout(BUILD_TIME)
@@ -81,7 +81,9 @@ async def test_nine_of_ten_followers_start_and_the_broken_ones_are_named(
             )
 
     await asyncio.to_thread(fill)
-    manager = manager_of(home, server, healthcheck_interval=30, heartbeat_timeout=30, max_startup_time=90)
+    manager = manager_of(
+        home, server, poll_interval=5, healthcheck_interval=30, heartbeat_timeout=30, max_startup_time=90
+    )
     await manager.start()
     try:
         await eventually(

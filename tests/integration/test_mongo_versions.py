@@ -56,6 +56,22 @@ async def test_slow_writer_comes_to_nothing(managers: list[MongoVersions]) -> No
     assert len(await fast.find()) == 1
 
 
+async def test_slow_writer_of_a_known_document_comes_to_nothing(managers: list[MongoVersions]) -> None:
+    """Also where there was something to read, and when the next one again builds on what it wrote or recalls."""
+    fast, slow, other = managers[:3]
+    assert await fast.write(await fast.read("n"), {"sum": 1})
+    before = await slow.recall("n")
+    for number in range(2, 6):
+        assert await fast.write(await fast.recall("n"), {"sum": number})
+        assert not await other.write(Version("n", number - 1, {"mark": "guessed"}), {"sum": 100})
+    assert not await slow.write(before, {"sum": 100})
+    assert not await slow.write(before, {"sum": 100})
+    assert await fast.write(await fast.recall("n"), {"sum": 6})
+    assert await slow.write(await slow.read("n"), {"sum": 7})
+    assert not await fast.write(await fast.recall("n"), {"sum": 100})
+    assert [(each.content["sum"], each.number) for each in await other.find()] == [(7, 7)]
+
+
 async def test_documents_are_kept_apart(managers: list[MongoVersions]) -> None:
     """Names that look like operators, numbers or each other's ids are just names."""
     names = ["$set", "1:n", "n", "", "a.b", "x" * 200]

@@ -68,9 +68,10 @@ class Store:
         self._reach(f"reserve {attempt.user} {limit}")
         return self.refuse
 
-    async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> None:
+    async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> bool:
         """Mark."""
         self._reach(f"started {container_id}", attempt_id, at)
+        return True
 
     async def settle_login(
         self, attempt_id: AttemptId, outcome: LoginOutcome, at: datetime, *, not_before: datetime | None = None

@@ -107,6 +107,12 @@ def _must_be_wanted(deed: Deed) -> None:
         raise LaunchError("The launch was given up before its start, since something else is wanted now.")
 
 
+async def _must_be_open(house: House, attempt: LoginAttempt, container_id: ContainerId) -> None:
+    """Write down that its container is about to start, while the login is still this manager's to spend."""
+    if not await house.ledger.mark_started(attempt, container_id):
+        raise LaunchError("Its login was settled meanwhile by another manager, so its container is not started.")
+
+
 async def prepare(house: House, follower: Follower, spec: GatewaySpec) -> Ended:
     """Get the image and have the secret read."""
     try:
@@ -173,7 +179,7 @@ async def _launch_reserved(house: House, deed: Deed, prepared: Prepared, attempt
         container_id = created.container_id
         await _deliver(house, deed.follower, prepared.login, created)
         _must_be_wanted(deed)
-        await house.ledger.mark_started(attempt, container_id)
+        await _must_be_open(house, attempt, container_id)
         started = replace(attempt, started_at=house.clock(), container_id=container_id)
         _must_hold_term(house)
         _must_be_wanted(deed)

@@ -121,9 +121,9 @@ class Ledger:
         await self.flush()
         return await self._store.reserve_login(attempt, limit)
 
-    async def mark_started(self, attempt: LoginAttempt, container_id: ContainerId) -> None:
-        """Written just before the start; raises `StoreUnavailableError`: then it must not start."""
-        await self._store.mark_started(attempt.id, container_id, self._clock())
+    async def mark_started(self, attempt: LoginAttempt, container_id: ContainerId) -> bool:
+        """Written just before the start. False (another manager settled it) or `StoreUnavailableError`: don't start."""
+        return await self._store.mark_started(attempt.id, container_id, self._clock())
 
     async def settle(self, attempt: LoginAttempt, outcome: LoginOutcome, *, not_before: datetime | None = None) -> None:
         """Write how it ended; returns when that is durable, however long the store is away."""

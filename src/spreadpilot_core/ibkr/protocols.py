@@ -121,8 +121,11 @@ class RecordStore(Protocol):
         skips the budget and nothing else.
         """
 
-    async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> None:
-        """Written just before the container starts: from here on the attempt counts until it is settled."""
+    async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> bool:
+        """Written just before the container starts: from here on the attempt counts until it is settled.
+
+        False: nothing was written, since it was settled meanwhile, or is not there. Then the container must not start.
+        """
 
     async def settle_login(
         self, attempt_id: AttemptId, outcome: LoginOutcome, at: datetime, *, not_before: datetime | None = None

@@ -124,9 +124,11 @@ class LocalRecords:
             await asyncio.shield(self._file.write(withdraw))
             raise
 
-    async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> None:
-        """Write that the attempt's container is about to start."""
-        await self._change(attempt_id, lambda open_one: replace(open_one, container_id=container_id, started_at=at))
+    async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> bool:
+        """Write that the attempt's container is about to start; False when it is settled already, or not there."""
+        return await self._change(
+            attempt_id, lambda open_one: replace(open_one, container_id=container_id, started_at=at)
+        )
 
     async def settle_login(
         self, attempt_id: AttemptId, outcome: LoginOutcome, at: datetime, *, not_before: datetime | None = None
@@ -145,12 +147,14 @@ class LocalRecords:
         known = await self._file.read(lambda connection: self._logins(connection, "user = ?", user))
         return counted_since(known, since)
 
-    async def _change(self, attempt_id: AttemptId, changed: Callable[[LoginAttempt], LoginAttempt]) -> None:
-        def change(connection: sqlite3.Connection) -> None:
-            for attempt in self._logins(connection, "id = ? AND outcome IS NULL", attempt_id):
+    async def _change(self, attempt_id: AttemptId, changed: Callable[[LoginAttempt], LoginAttempt]) -> bool:
+        def change(connection: sqlite3.Connection) -> bool:
+            open_ones = self._logins(connection, "id = ? AND outcome IS NULL", attempt_id)
+            for attempt in open_ones:
                 _put_login(connection, changed(attempt))
+            return bool(open_ones)
 
-        await self._file.write(change)
+        return await self._file.write(change)
 
     def _logins(self, connection: sqlite3.Connection, condition: str, *values: str) -> list[LoginAttempt]:
         query = f"SELECT document FROM logins WHERE {condition}"  # noqa: S608  # conditions stand in this file

@@ -44,6 +44,8 @@ CLOSE_WITHIN = 2.0
 CHANGE_WAIT = 0.5
 """Seconds that the server waits for a change before it answers that there is none."""
 _HIDDEN = "**********"
+_DUPLICATE_KEY = 11000
+"""MongoDB's code."""
 
 
 class ChangesNotOfferedError(Exception):
@@ -134,18 +136,24 @@ class MongoDatabase:
         except _DuplicateError:  # two that made it at once: now it is there
             await self._answer(lambda database: database[collection].replace_one(where, document))
 
-    async def add_new(self, collection: str, documents: Sequence[Document]) -> None:
-        """Add documents in this order, leaving out those whose `_id` is there already."""
-        writes = [
-            pymongo.UpdateOne(
-                {"_id": document["_id"]},
-                {"$setOnInsert": {name: value for name, value in document.items() if name != "_id"}},
-                upsert=True,
-            )
-            for document in documents
-        ]
+    async def put_all(self, collection: str, documents: Sequence[Document]) -> None:
+        """Write several documents whole in one request, when nobody else makes the same ones now."""
+        writes = [pymongo.ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents]
         if writes:
             await self._answer(lambda database: database[collection].bulk_write(writes))
+
+    async def add_new(self, collection: str, documents: Sequence[Document]) -> None:
+        """Add documents in this order, leaving out those whose `_id` is there already."""
+
+        async def insert(database: AsyncDatabase[Document]) -> None:
+            try:
+                await database[collection].insert_many(documents, ordered=False)
+            except BulkWriteError as error:
+                if not _only_duplicates(error):
+                    raise
+
+        if documents:
+            await self._answer(insert)
 
     async def delete(self, collection: str, where: Where) -> int:
         """Delete all that match; how many they were."""
@@ -288,6 +296,14 @@ def _seen(task: asyncio.Task[Any]) -> None:
     """Take note of how it ended, in case nobody waits for it any more."""
     if not task.cancelled():
         task.exception()
+
+
+def _only_duplicates(error: BulkWriteError) -> bool:
+    """Whether everything was written but what is there already."""
+    details = error.details or {}
+    refused = details.get("writeErrors") or []
+    is_acknowledged = not details.get("writeConcernErrors")
+    return is_acknowledged and bool(refused) and all(each.get("code") == _DUPLICATE_KEY for each in refused)
 
 
 def _readable(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
     gateway_logins   {_id: "7:USER", name: USER, version: 7, attempts: [...]}   (see `mongo_versions`)
 
-Every change reads the newest version, applies the rule and writes the next one; another manager's write in between
-means: read again. No transaction and no server clock is needed.
+Every change takes the newest version, applies the rule and writes the next one; another manager's write in between
+means: read again. No transaction and no server clock is needed. What was read or written here last is good enough for
+a change, which comes to nothing if another manager wrote since; a refusal is told only of what was read just now.
 
 A reservation whose answer was lost may have been written, and may even arrive later. Nobody would ever settle it, so
 the caller has it withdrawn: that takes it out and moves the version on, after which a late write comes to nothing.
@@ -30,6 +31,8 @@ class MongoLogins:
     def __init__(self, database: MongoDatabase) -> None:
         self._database = database
         self._versions = MongoVersions(database, COLLECTION)
+        self._users: dict[AttemptId, str] = {}
+        """Of the attempts that were reserved here and not settled."""
 
     async def open(self) -> None:
         """Have the server find attempts and users fast."""
@@ -38,16 +41,22 @@ class MongoLogins:
 
     async def reserve(self, attempt: LoginAttempt, limit: int | None) -> LoginRefusal | None:
         """Reserve it, or say why not. One that is there already stays as it is."""
+        read, just_now = await self._versions.recall(attempt.user), False
         while True:
-            read = await self._versions.read(attempt.user)
             known = self._attempts(read)
-            if any(other.id == attempt.id for other in known):
-                return None
-            if refused := refusal(known, attempt, limit):
+            refused = refusal(known, attempt, limit)
+            there = any(other.id == attempt.id for other in known)
+            if not refused and not there:
+                kept = [other for other in known if not is_outlived(other, attempt.reserved_at)]
+                if await self._write(read, [*kept, attempt]):
+                    break
+            elif just_now and not there:
                 return refused
-            kept = [other for other in known if not is_outlived(other, attempt.reserved_at)]
-            if await self._write(read, [*kept, attempt]):
-                return None
+            elif just_now:
+                break
+            read, just_now = await self._versions.read(attempt.user), True
+        self._users[attempt.id] = attempt.user
+        return None
 
     async def withdraw(self, attempt_id: AttemptId, user: str) -> None:
         """Make sure that an attempt whose reservation got no answer is not there, and never will be."""
@@ -57,9 +66,11 @@ class MongoLogins:
             if await self._write(read, kept):
                 return
 
-    async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> None:
-        """Write that its container is about to start."""
-        await self._change(attempt_id, lambda open_one: replace(open_one, container_id=container_id, started_at=at))
+    async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> bool:
+        """Write that its container is about to start; False when it is settled already, or nobody knows it."""
+        return await self._change(
+            attempt_id, lambda open_one: replace(open_one, container_id=container_id, started_at=at)
+        )
 
     async def settle(
         self, attempt_id: AttemptId, outcome: LoginOutcome, at: datetime, not_before: datetime | None
@@ -68,6 +79,7 @@ class MongoLogins:
         await self._change(
             attempt_id, lambda open_one: replace(open_one, outcome=outcome, settled_at=at, not_before=not_before)
         )
+        self._users.pop(attempt_id, None)
 
     async def unsettled(self) -> Sequence[LoginAttempt]:
         """Those without an outcome, oldest first."""
@@ -81,17 +93,24 @@ class MongoLogins:
 
     # ------------------------------------------------------------------ one user's document
 
-    async def _change(self, attempt_id: AttemptId, changed: Callable[[LoginAttempt], LoginAttempt]) -> None:
+    async def _change(self, attempt_id: AttemptId, changed: Callable[[LoginAttempt], LoginAttempt]) -> bool:
+        """Change it while it has no outcome; False when it has one, or is not there."""
+        user = self._users.get(attempt_id) or await self._user_of(attempt_id)
+        if user is None:
+            return False
+        read, just_now = await self._versions.recall(user), False
         while True:
-            matching = await self._versions.find({"attempts.id": attempt_id})
-            if not matching:
-                return
-            read = await self._versions.read(matching[0].name)
             known = self._attempts(read)
-            if not any(each.id == attempt_id and each.outcome is None for each in known):
-                return
-            if await self._write(read, [changed(each) if each.id == attempt_id else each for each in known]):
-                return
+            if any(each.id == attempt_id and each.outcome is None for each in known):
+                if await self._write(read, [changed(each) if each.id == attempt_id else each for each in known]):
+                    return True
+            elif just_now:
+                return False
+            read, just_now = await self._versions.read(user), True
+
+    async def _user_of(self, attempt_id: AttemptId) -> str | None:
+        matching = await self._versions.find({"attempts.id": attempt_id})
+        return matching[0].name if matching else None
 
     def _attempts(self, version: Version) -> list[LoginAttempt]:
         return [LOGINS.read(each, where=self._versions.label) for each in version.content.get("attempts") or []]

@@ -35,7 +35,7 @@ from spreadpilot_core.ibkr.records import (
 )
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.documents import HISTORY, MAPPINGS, RECORDS, timestamp
-from spreadpilot_core.ibkr.store.mongo_database import MongoDatabase
+from spreadpilot_core.ibkr.store.mongo_database import Document, MongoDatabase
 from spreadpilot_core.ibkr.store.mongo_logins import MongoLogins
 from spreadpilot_core.ibkr.store.outbox import Outbox
 from spreadpilot_core.ibkr.tasks import Tasks
@@ -85,6 +85,8 @@ class MongoRecords:
         self._clock = clock
         self.holds_term = holds_term
         self._mappings_due: Sequence[GatewayMapping] | None = None
+        self._mappings_there: Mapping[FollowerId, Document] | None = None
+        """As this manager wrote them; None: they must be read."""
         self._reports_until_prune = 0
         self._order = asyncio.Lock()
         self._tasks = Tasks("records in MongoDB")
@@ -98,9 +100,10 @@ class MongoRecords:
         """Reach the server, and write what an earlier manager could not. Raises `StoreUnavailableError`."""
         await self._outbox.open()
         await self._database.open()
+        self._mappings_there = None
         await self._database.index(HISTORY_COLLECTION, "at")
         await self._logins.open()
-        await self._caught_up()
+        await self._write_what_waits()
 
     async def close(self) -> None:
         """Let go; what waits in the outbox stays for the next manager."""
@@ -145,10 +148,10 @@ class MongoRecords:
             await asyncio.shield(self._keep([("withdrawal", withdrawal)]))
             raise
 
-    async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> None:
-        """Write that the container is about to start. Never through the outbox: raises `StoreUnavailableError`."""
+    async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> bool:
+        """Write that the container is about to start; False: it must not. Never through the outbox: raises instead."""
         await self._caught_up()
-        await self._logins.mark_started(attempt_id, container_id, at)
+        return await self._logins.mark_started(attempt_id, container_id, at)
 
     async def settle_login(
         self, attempt_id: AttemptId, outcome: LoginOutcome, at: datetime, *, not_before: datetime | None = None
@@ -194,14 +197,22 @@ class MongoRecords:
             return
         if self.holds_term():
             wanted = {mapping.follower_id: _for_services(MAPPINGS.dump(mapping), "last_updated") for mapping in due}
-            present = {each.pop("_id"): each for each in await self._database.find(MAPPINGS_COLLECTION)}
-            for follower_id, document in wanted.items():
-                if present.get(follower_id) != document:
-                    await self._database.put(MAPPINGS_COLLECTION, {"_id": follower_id, **document})
-            if gone := [follower_id for follower_id in present if follower_id not in wanted]:
-                await self._database.delete(MAPPINGS_COLLECTION, {"_id": {"$in": gone}})
+            await self._replace_mappings(wanted)
+        else:
+            self._mappings_there = None
         if self._mappings_due is due:
             self._mappings_due = None
+
+    async def _replace_mappings(self, wanted: Mapping[FollowerId, Document]) -> None:
+        """While this manager holds the term nobody else writes them, so they are read once, and from then on known."""
+        present, self._mappings_there = self._mappings_there, None
+        if present is None:
+            present = {each.pop("_id"): each for each in await self._database.find(MAPPINGS_COLLECTION)}
+        changed = [{"_id": each, **document} for each, document in wanted.items() if present.get(each) != document]
+        await self._database.put_all(MAPPINGS_COLLECTION, changed)
+        if gone := [each for each in present if each not in wanted]:
+            await self._database.delete(MAPPINGS_COLLECTION, {"_id": {"$in": gone}})
+        self._mappings_there = wanted
 
     async def _add_history(self, history: Sequence[Mapping[str, Any]]) -> None:
         if not history:
@@ -257,16 +268,19 @@ class MongoRecords:
         pause, longest = RETRY_AFTER
         while self.waiting:
             try:
-                await self._caught_up()
+                await self._write_what_waits()
             except StoreUnavailableError:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, longest)
         log.info("what was kept while MongoDB was away is written")
 
     async def _caught_up(self) -> None:
+        """Nothing in the outbox stands before what is asked now. Raises `StoreUnavailableError`."""
+        if self._outbox.size:
+            await self._write_what_waits()
+
+    async def _write_what_waits(self) -> None:
         """Write all that waits, in order. Raises `StoreUnavailableError` and keeps what is left."""
-        if not self.waiting:
-            return
         async with self._order:
             while entries := await self._outbox.oldest(AT_ONCE):
                 for kind, run in groupby(entries, key=lambda entry: entry.kind):

@@ -6,11 +6,18 @@ version of a document is a document of its own, `{_id: "7:NAME", name: NAME, ver
 the valid one. Who read version 6 inserts version 7: of two, one gets a duplicate key. Older versions are deleted.
 
 A writer that was held up may find the number of a version free again that others wrote and deleted meanwhile. So it
-looks once more: only while its version is the highest has it really written; else it reads again.
+looks once more, and has really written only while the version that it read is still there, known by its mark: a version
+is deleted before its successor is, so the successor can't have been there and gone. Else it reads again. Where there was
+nothing to read, its version must be the highest.
+
+That check and all deletions go by `_id`, and so may the reading before it: `recall` answers what was read or written
+here last, as good as any other read that a write follows. A server that finds nothing but `_id` fast (FerretDB again)
+searches the collection for a name once, not for every change.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +30,13 @@ class Version(NamedTuple):
     name: str
     number: int
     content: Mapping[str, Any]
+    older: tuple[int, ...] = ()
+    """Numbers of versions that stand beside it and wait to be deleted."""
+
+    @property
+    def id(self) -> str:
+        """Its `_id`."""
+        return _id(self.name, self.number)
 
 
 class MongoVersions:
@@ -31,16 +45,25 @@ class MongoVersions:
     def __init__(self, database: MongoDatabase, collection: str) -> None:
         self._database = database
         self._collection = collection
+        self._known: dict[str, Version] = {}
 
     @property
     def label(self) -> str:
         """The collection and where it is, for errors."""
         return f"{self._collection} of {self._database.label}"
 
+    async def recall(self, name: str) -> Version:
+        """The document as it was read or written here last, else as it is.
+
+        Others may have changed it: what is concluded without a `write` that works must come from `read`.
+        """
+        return self._known.get(name) or await self.read(name)
+
     async def read(self, name: str) -> Version:
-        """The document of this name."""
+        """The document of this name as it is."""
         versions = await self.find({"name": name})
-        return versions[0] if versions else Version(name, 0, {})
+        self._known[name] = versions[0] if versions else Version(name, 0, {})
+        return self._known[name]
 
     async def find(self, where: Mapping[str, Any] | None = None) -> Sequence[Version]:
         """The newest version of each document of which some version matches `where`.
@@ -50,9 +73,10 @@ class MongoVersions:
         newest: dict[str, Version] = {}
         for document in await self._database.find(self._collection, where):
             version = Version(str(document.get("name")), int(document.get("version") or 0), document)
-            known = newest.get(version.name)
-            if known is None or version.number > known.number:
-                newest[version.name] = version
+            known = newest.get(version.name, version)
+            lower, higher = sorted((known, version), key=lambda each: each.number)
+            older = {*known.older, *version.older, lower.number} - {higher.number}
+            newest[version.name] = higher._replace(older=tuple(sorted(older)))
         return list(newest.values())
 
     async def write(self, read: Version, content: Mapping[str, Any]) -> bool:
@@ -60,11 +84,26 @@ class MongoVersions:
 
         After an error, or False, this version may still have become part of a later one: look at the content.
         """
-        number = read.number + 1
-        document = {"_id": f"{number}:{read.name}", "name": read.name, "version": number, **content}
-        if not await self._database.insert(self._collection, document):
+        self._known.pop(read.name, None)
+        new = Version(read.name, read.number + 1, content)
+        mark = {"name": read.name, "version": new.number, "mark": uuid.uuid4().hex}
+        if not await self._database.insert(self._collection, {**content, **mark, "_id": new.id}):
             return False
-        if (await self.read(read.name)).number != number:
+        if not await self._follows(read):
             return False
-        await self._database.delete(self._collection, {"name": read.name, "version": {"$lt": number}})
+        for number in (*read.older, read.number) if read.number else ():  # none before those below it
+            await self._database.delete(self._collection, {"_id": _id(read.name, number)})
+        self._known[read.name] = new._replace(content={**content, **mark})
         return True
+
+    async def _follows(self, read: Version) -> bool:
+        """Whether the version that was inserted just now follows this one, which no other has followed before."""
+        mark = read.content.get("mark")
+        if mark is None:  # nothing was there, or it was written before versions had marks
+            return (await self.read(read.name)).number == read.number + 1
+        found = await self._database.find(self._collection, {"_id": read.id}, fields=["mark"])
+        return bool(found) and found[0].get("mark") == mark
+
+
+def _id(name: str, number: int) -> str:
+    return f"{number}:{name}"
