@@ -5,22 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pymongo
 import pytest
 
-from spreadpilot_core.ibkr.protocols import Gateway
+from spreadpilot_core.ibkr.protocols import FollowerId, Gateway
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from support.home import Home
 from support.mongo import MongoServer, may_build
+from support.waiting import until
 
 TERM = 2.0
+WITHIN = 60.0
+"""Seconds that a busy machine may take for what takes about a term."""
 FOLLOWERS = ["anna", "ben", "carl"]
+VICTIMS = [f"victim{number}" for number in range(10)]
+"""Whose gateways are killed, one before each change of the holder, so that somebody has something to start."""
 RUN = """
 import asyncio, json, sys
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
@@ -31,7 +39,7 @@ async def main():
     async def tell():
         async for event in manager.events():
             if event.name == "NoticeGiven":
-                print(event.sentence, flush=True)
+                print(event.at.timestamp(), event.sentence, flush=True)
 
     telling = asyncio.create_task(tell())
     await asyncio.sleep(0)
@@ -74,6 +82,9 @@ class Process:
         }
         self._process: asyncio.subprocess.Process | None = None
         self.lines: list[str] = []
+        self.pids: set[int] = set()
+        self.terms: dict[int, float] = {}
+        """The numbers of the terms that it began, and when."""
 
     async def start(self) -> None:
         """Start it, and collect what it says."""
@@ -86,12 +97,15 @@ class Process:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
+        self.pids.add(self._process.pid)
         self._listening = asyncio.create_task(self._listen(self._process))
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         async for line in process.stdout:
             self.lines.append(line.decode().strip())
+            if began := re.match(r"([0-9.]+) It take.* term (\d+) and acts", self.lines[-1]):
+                self.terms[int(began[2])] = float(began[1])
 
     async def says(self, words: str, *, within: float = 40) -> None:
         """Wait until its newest lines hold these words."""
@@ -116,22 +130,22 @@ class Process:
 
 @pytest.fixture
 async def home() -> AsyncIterator[Home]:
-    place = Home()
+    place = Home(ports=40)
     yield place
     await place.end()
 
 
-async def pair(home: Home, server: MongoServer) -> tuple[Process, Process, SimulatedRuntime]:
+async def pair(home: Home, server: MongoServer, *more: str) -> tuple[Process, Process, SimulatedRuntime]:
     engine = home.directory / "engine"
     engine.mkdir()
-    await home.add(*FOLLOWERS)
+    await home.add(*FOLLOWERS, *more)
     stored = home.directory / "credentials.json"
     for name in ("one", "two"):
         (home.directory / name).mkdir()
         (home.directory / name / stored.name).write_bytes(stored.read_bytes())
     with pymongo.MongoClient(server.uri) as client:
         client["spreadpilot"]["followers"].insert_many(
-            [{"_id": each, "vault_secret_ref": f"ibkr/{each}", "enabled": True} for each in FOLLOWERS]
+            [{"_id": each, "vault_secret_ref": f"ibkr/{each}", "enabled": True} for each in (*FOLLOWERS, *more)]
         )
     runtime = SimulatedRuntime(engine, owner="ibgateway-follower", manager_id="test")
     await runtime.open()
@@ -142,28 +156,71 @@ async def found(runtime: SimulatedRuntime) -> dict[str, Gateway]:
     return {each.follower_id: each for each in await runtime.find()}
 
 
-async def test_a_standby_takes_over_from_a_killed_holder_and_restarts_nothing(home: Home, server: MongoServer) -> None:
-    """After kill -9 of the holder, back and forth: the other one acts after the term, and no gateway notices."""
-    one, two, runtime = await pair(home, server)
+async def test_ten_changes_of_the_holder_restart_nothing_and_nobody_acts_out_of_term(
+    home: Home, server: MongoServer, record_property: Callable[[str, object], None]
+) -> None:
+    """Killed and frozen in turn, each time with a gateway to start: the trail has no act of a manager out of its term."""
+    one, two, runtime = await pair(home, server, *VICTIMS)
+    took: list[float] = []
     try:
         await one.start()
         await one.says("all ready")
         before = await found(runtime)
         await two.start()
         await two.says("stands by")
-        holder, other = one, two
-        for _ in range(3):
-            holder.send(signal.SIGKILL)
-            await holder.end()
-            await other.says("all ready")
-            assert await found(runtime) == before
-            await holder.start()
-            await holder.says("stands by")
-            holder, other = other, holder
+        for number, victim in enumerate(VICTIMS):
+            holder, other = (one, two) if newest(one) > newest(two) else (two, one)
+            last = newest(holder)
+            await runtime.kill(before[FollowerId(victim)].follower_id)
+            await asyncio.sleep(0.05 * number)
+            asked = time.time()
+            holder.send(signal.SIGKILL if number % 2 else signal.SIGSTOP)
+            await until(lambda other=other, last=last: newest(other) > last, within=WITHIN)
+            took.append(other.terms[newest(other)] - asked)
+            holder.lines.clear()
+            if number % 2:
+                await holder.end()
+                await holder.start()
+            holder.send(signal.SIGCONT)
+            await until(lambda holder=holder, other=other: knows_its_place(holder, other), within=WITHIN)
+        await until(lambda: newest(one) != newest(two), within=WITHIN)
+        after, acts = await found(runtime), await operations(home)
     finally:
         await one.end()
         await two.end()
         await runtime.close()
+    record_property("takeover_s", [round(each, 2) for each in took])
+    assert max(took) < TERM + WITHIN
+    assert {each: after[FollowerId(each)] for each in FOLLOWERS} == {
+        each: before[FollowerId(each)] for each in FOLLOWERS
+    }
+    assert out_of_term(acts, one, two) == []
+
+
+def knows_its_place(former: Process, other: Process) -> bool:
+    """Whether a former holder has said that it stands by, or holds the term again."""
+    return any("stands by" in line for line in former.lines) or newest(former) > newest(other)
+
+
+def newest(manager: Process) -> int:
+    """The number of the newest term that it began."""
+    return max(manager.terms, default=0)
+
+
+def out_of_term(acts: list[dict[str, Any]], *managers: Process) -> list[dict[str, Any]]:
+    """What was asked of the engine by one of them after the other's term had begun."""
+    terms = sorted((number, began, each.pids) for each in managers for number, began in each.terms.items())
+    ends = [began for _, began, _ in terms[1:]] + [float("inf")]
+    asked = [each for each in acts if each["phase"] == "begin" and each["operation"] in ("create", "start", "remove")]
+    assert {"create", "start"} <= {each["operation"] for each in asked}
+
+    def allowed(act: dict[str, Any]) -> bool:
+        at, pid = datetime.fromisoformat(act["at"]).timestamp(), int(act["manager"].rpartition(":")[2])
+        return any(
+            pid in pids and at < end for (_, began, pids), end in zip(terms, ends, strict=True) if at >= began - 1
+        )
+
+    return [each for each in asked if not allowed(each)]
 
 
 async def test_a_frozen_holder_does_nothing_after_its_term(home: Home, server: MongoServer) -> None:
