@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus
+from spreadpilot_core.ibkr.events import GatewayLaunched, LoginRejected
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus, State
 from spreadpilot_core.ibkr.runtimes.images import SCREEN_PASSWORD_FILE
 from support.command import Command
 from support.docker_bench import (  # noqa: F401  # fixtures
@@ -19,6 +20,7 @@ from support.docker_bench import (  # noqa: F401  # fixtures
     engine_fixture,
     own_engine_fixture,
 )
+from support.docker_images import GENERATIONS, Generation
 from support.home import PASSWORD, eventually, seen
 
 pytestmark = pytest.mark.real_part("docker")
@@ -125,3 +127,20 @@ async def test_only_the_status_of_one_gateway_shows_its_screens_password(home: D
         assert await asyncio.to_thread(serving.ends) == 0
         silent.append(serving.stdout + serving.stderr)
         assert not any(password in said for said in silent)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+async def test_a_rejected_password_is_typed_once(home: DockerHome, generation: Generation) -> None:
+    """Both controllers would stay: the older in a window, the newer in laps. Its container goes, and none is started again."""
+    await home.add_on(generation, "alice", environment={"SIMULATOR_PASSWORD_SHA256": "0" * 64})
+    manager = home.manager()
+    happened = manager.events()
+    await manager.start()
+    await eventually(
+        lambda: seen(manager, "alice").state is State.NEEDS_HUMAN and home.containers() == [],
+        lambda: (seen(manager, "alice"), home.containers()),
+        within=PATIENCE,
+    )
+    await manager.stop()
+    told = [type(event) async for event in happened]
+    assert (told.count(GatewayLaunched), told.count(LoginRejected)) == (1, 1)
