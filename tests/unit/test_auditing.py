@@ -117,3 +117,46 @@ async def test_what_no_courier_could_tell_of_is_written_by_the_manager(auditor: 
     )
     assert (delivery["act"], delivery["version"], delivery["detail"]) == ("deliver", "4-aa", "to container c1")
     assert "exit code -9" in delivery["outcome"]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["the same manager", "the next manager"])
+async def test_lines_cut_under_a_manager_stay_found_however_much_is_written_afterwards(
+    auditor: Auditor, tmp_path: Path, again: bool
+) -> None:
+    """The newest hash moves on with new lines; that an older one went is a line of its own, named by `verify` ever after."""
+    trail = AuditTrail(tmp_path)
+
+    async def write(count: int) -> None:
+        for _ in range(count):
+            await asyncio.to_thread(trail.append, "read", who="courier")
+
+    await write(3)
+    kept = await auditor.newest()
+    content = await asyncio.to_thread(trail.path.read_bytes)
+    await asyncio.to_thread(trail.path.write_bytes, b"".join(content.splitlines(keepends=True)[:2]))
+    await write(4)
+    if again:
+        auditor = Auditor(AuditTrail(tmp_path), who="manager")
+        auditor.recall(kept)
+    newest = await auditor.newest()
+    assert newest is not None
+    await write(2)
+    await auditor.newest()
+    verdict = await asyncio.to_thread(trail.verify, newest.hash)
+    assert verdict.findings == ("audit.jsonl, line 7 tells of lines that were removed or altered before it.",)
+
+
+async def test_a_trail_that_was_put_aside_and_went_on_is_not_called_broken(auditor: Auditor, tmp_path: Path) -> None:
+    """A rotation, ours or a log rotator's, removes nothing."""
+    trail = AuditTrail(tmp_path, rotate_at=200)
+    for _ in range(6):
+        await asyncio.to_thread(trail.append, "read", who="courier")
+        assert await auditor.newest() is not None
+    unbounded = AuditTrail(tmp_path)
+    await asyncio.to_thread(unbounded.append, "read", who="courier")
+    await auditor.newest()
+    await asyncio.to_thread(trail.path.rename, tmp_path / "audit.jsonl.1")
+    await asyncio.to_thread(unbounded.append, "read", who="courier")
+    await auditor.newest()
+    verdict = await asyncio.to_thread(trail.verify)
+    assert (verdict.findings, verdict.lines) == ((), 8)

@@ -34,6 +34,8 @@ from spreadpilot_core.ibkr.records import AuditHead
 FILE_NAME = "audit.jsonl"
 BEGINNING = "0" * 64
 """What the first line has for the hash of the line before it."""
+BROKEN = "broken"
+"""What the manager writes when a line that it knew is gone, so that later lines can't hide that."""
 ROTATE_AT = 16 * 2**20
 """Bytes after which a new file is begun: some 50,000 lines."""
 SPARE = 2**20
@@ -57,6 +59,15 @@ class AuditVerdict:
     def is_whole(self) -> bool:
         """Whether nothing was found."""
         return not self.findings
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The newest line at one moment, and where it ends: enough to see at once whether it is still there."""
+
+    head: AuditHead
+    inode: int
+    end: int
 
 
 class AuditTrail:
@@ -118,6 +129,25 @@ class AuditTrail:
         """
         with self._exclusive() as descriptor:
             return self._head_of(descriptor)[0]
+
+    def mark(self) -> Mark | None:
+        """The newest line and its place, or None when there is none. Raises `AuditError`."""
+        with self._exclusive() as descriptor:
+            head, stat = self._head_of(descriptor)[0], os.fstat(descriptor)
+            if stat.st_size == 0 and head is not None:
+                stat = self._files()[-2].stat()
+            return Mark(head, stat.st_ino, stat.st_size) if head is not None else None
+
+    def holds(self, known: Mark | AuditHead) -> bool:
+        """Whether this line is still there, unaltered; of one without its place every line is looked at."""
+        if isinstance(known, AuditHead):
+            return any(_hash(raw) == known.hash for _, raw in self._lines())
+        for path in self._files():
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                if os.fstat(file.fileno()).st_ino == known.inode:
+                    content = os.pread(file.fileno(), min(known.end, _LONGEST_LINE), max(0, known.end - _LONGEST_LINE))
+                    return _hash(content.removesuffix(b"\n").rpartition(b"\n")[2]) == known.head.hash
+        return False
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """All lines that can be read, oldest first."""
@@ -352,4 +382,4 @@ def _faults(place: str, raw: bytes, previous: AuditHead | None) -> list[str]:
         return [f"{place} has serial {entry['serial']} instead of {expected}: {gone}."]
     if entry["previous"] != (previous.hash if previous else BEGINNING):
         return [f"The line before {place} (serial {expected - 1}) was altered."]
-    return []
+    return [f"{place} tells of lines that were removed or altered before it."] if entry.get("act") == BROKEN else []

@@ -19,7 +19,7 @@ from functools import partial
 
 import structlog
 
-from spreadpilot_core.ibkr.audit import AuditTrail
+from spreadpilot_core.ibkr.audit import BROKEN, AuditTrail, Mark
 from spreadpilot_core.ibkr.errors import AuditError
 from spreadpilot_core.ibkr.records import AuditHead
 from spreadpilot_core.ibkr.tasks import Tasks
@@ -46,6 +46,7 @@ class Auditor:
         self._limit = kept
         self._kept: deque[Callable[[], AuditHead]] = deque()
         self._dropped = 0
+        self._known: Mark | AuditHead | None = None
         self._tasks = Tasks("auditor")
         self.on_written: Callable[[], None] = lambda: None
         """Called when a note is on the disk."""
@@ -56,10 +57,27 @@ class Auditor:
         return self._trail.name
 
     async def newest(self) -> AuditHead | None:
-        """The newest line, whoever wrote it; None when there is none, or when it can't be read now."""
+        """The newest line, whoever wrote it; None when there is none, or when it can't be read now.
+
+        That the one known before is gone is written down first: whoever keeps the newest hash alone would never know.
+        """
         with suppress(AuditError):
-            return await asyncio.to_thread(self._trail.head)
+            return await asyncio.to_thread(self._look)
         return None
+
+    def recall(self, kept: AuditHead | None) -> None:
+        """Know the line that the record store kept of a manager before this one."""
+        self._known = self._known or kept
+
+    def _look(self) -> AuditHead | None:
+        if self._known is not None and not self._trail.holds(self._known):
+            lost = self._known.head if isinstance(self._known, Mark) else self._known
+            log.error("lines of the audit trail are gone or altered", serial=lost.serial, hash=lost.hash)
+            detail = f"line {lost.serial}, {lost.hash}, or one before it was removed or altered"
+            self._trail.append(BROKEN, who=self._who, detail=detail)
+        mark = self._trail.mark()
+        self._known = mark
+        return mark.head if mark is not None else None
 
     async def write(self, act: str, facts: Mapping[str, str | None]) -> None:
         """Write what an operator is about to have done, `facts` as for `note`; it is on the disk when this returns.

@@ -166,6 +166,10 @@ class Ledger:
         """For `audit verify`. Raises `StoreUnavailableError`."""
         await self._store.keep_audit_head(trail, head)
 
+    async def audit_head(self, trail: str) -> AuditHead | None:
+        """What was kept last. Raises `StoreUnavailableError`."""
+        return await self._store.audit_head(trail)
+
     # ------------------------------------------------------------------ writing
 
     def _later(self, write: Write) -> None:

@@ -45,6 +45,7 @@ class Reporter:
     def __init__(self, house: House, fleet: Fleet) -> None:
         self._house = house
         self._audit_head: AuditHead | None = None
+        self._has_recalled = False
         self._fleet = fleet
         self._tasks = Tasks("reporter")
         self._due = asyncio.Event()
@@ -99,13 +100,20 @@ class Reporter:
     async def _write(self) -> None:
         history = list(self._history)
         await self._house.ledger.report(self._mappings(), history)
-        head = await self._house.auditor.newest()
-        if head is not None and head != self._audit_head:
-            await self._house.ledger.keep_audit_head(self._house.auditor.trail_name, head)
-            self._audit_head = head
+        await self._keep_audit_head()
         for entry in history:
             if self._history and self._history[0] is entry:  # else it went already, being the oldest of too many
                 self._history.popleft()
+
+    async def _keep_audit_head(self) -> None:
+        auditor, ledger = self._house.auditor, self._house.ledger
+        if not self._has_recalled:
+            auditor.recall(await ledger.audit_head(auditor.trail_name))
+            self._has_recalled = True
+        head = await auditor.newest()
+        if head is not None and head != self._audit_head:
+            await ledger.keep_audit_head(auditor.trail_name, head)
+            self._audit_head = head
 
     def _mappings(self) -> list[GatewayMapping]:
         return [

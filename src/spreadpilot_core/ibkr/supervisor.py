@@ -38,6 +38,7 @@ from spreadpilot_core.ibkr.protocols import (
     Record,
     RuntimeState,
 )
+from spreadpilot_core.ibkr.records import shown_version
 from spreadpilot_core.ibkr.requests import Requests
 from spreadpilot_core.ibkr.tasks import Tasks, arrives
 from spreadpilot_core.ibkr.telling import Teller
@@ -247,16 +248,16 @@ class GatewaySupervisor:
 
     def see_version(self, version: str) -> None:
         """The newest version of the secret; one that nobody knew is written down."""
-        known = self.newest_version or self.record.secret_version
+        known = self.newest_version or self.record.secret_version or version
         self.newest_version = version
-        if known not in (None, version) and self._rotation_noted != version and self.follower is not None:
+        if version not in (known, self._rotation_noted) and self.follower is not None:
             self._rotation_noted = version
             self._house.auditor.note(
                 "rotate",
                 follower=self.follower_id,
                 ref=self.follower.vault_secret_ref,
                 version=version,
-                detail=f"instead of version {known}",  # with its mark, since one made anew may have the same number
+                detail=f"instead of version {known if shown_version(known) == shown_version(version) else shown_version(known)}",
             )
         self.wake()
 
