@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from spreadpilot_core.ibkr.credentials.backoff import Pace
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus, State
 from spreadpilot_core.ibkr.store.followers_file import add_follower
 from support.home import Home, eventually, seen
 from support.tcp_proxy import TcpProxy
@@ -72,6 +72,22 @@ async def test_away_from_the_start_and_back(home: Home, proxy: TcpProxy) -> None
             credentials = seen(manager, name).credentials
             assert credentials is not None
             assert credentials.source == "vault"
+
+
+async def test_away_in_the_middle_of_a_launch(home: Home, proxy: TcpProxy) -> None:
+    """A read that hangs is told as waiting for its secret, one that is cut as an outage; both recover by themselves."""
+    proxy.mode = "half_open"
+    async with manager_of(home, proxy) as manager:
+        await eventually(lambda: bool(proxy.requests))
+        for name in FOLLOWERS:
+            one = seen(manager, name)
+            assert (one.status, one.state) == (GatewayStatus.STARTING, State.QUEUED)
+            assert "secret" in (one.reason or "")
+        proxy.mode = "reset"
+        proxy.cut()
+        await eventually(lambda: all("is unavailable" in told(manager, name) for name in FOLLOWERS))
+        proxy.mode = "pass"
+        await eventually(lambda: running(manager), lambda: [told(manager, name) for name in FOLLOWERS], within=90)
 
 
 async def test_away_while_gateways_run(home: Home, proxy: TcpProxy) -> None:
