@@ -123,7 +123,7 @@ def test_a_running_manager_follows_the_followers_file(command: Command) -> None:
     """A follower that is added while the manager runs gets its gateway, and a disabled one loses it, without a word to it."""
     with command.begun("run") as serving:
         serving.says("manager started")
-        assert "followers add" in command("status").stdout
+        assert "knows no followers" in command("status").stdout
         command("credentials", "set", "ibkr/carol", "--username", "carol-user", "--password-stdin", said=b"pw")
         command("followers", "add", "carol", "--vault-secret-ref", "ibkr/carol")
         carol = _ready(command, serving, "carol")["carol"]
