@@ -93,7 +93,7 @@ async def test_nine_of_ten_followers_start_and_the_broken_ones_are_named(
         )
         invalid = [each for each in manager.list_gateways() if each.state is State.INVALID]
         assert len(invalid) == len(broken)
-        assert all(each.reason for each in invalid)
+        assert len({each.reason for each in invalid}) == len(BROKEN)
         assert len({each.endpoint for each in manager.list_gateways() if each.endpoint}) == len(good)
     finally:
         await manager.stop()
