@@ -1,4 +1,4 @@
-"""A whole manager's process for the memory search: launches its fleet through Vault, prints what it shows, then stands still.
+"""A whole manager's process for the memory search: launches its fleet through Vault, prints snapshots and spans, stands still.
 
 Arguments: settings as JSON, and how many followers must be RUNNING.
 """
@@ -9,11 +9,18 @@ import asyncio
 import json
 import sys
 
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 
 
 async def main() -> None:
     """Start, wait for the fleet, print its snapshots, wait until standard input ends, stop."""
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+    trace.set_tracer_provider(provider)
     settings, wanted = json.loads(sys.argv[1]), int(sys.argv[2])
     async with GatewayManager(**settings) as manager:
         while sum(one.status.value == "RUNNING" for one in manager.list_gateways()) < wanted:

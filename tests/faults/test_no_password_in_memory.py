@@ -77,7 +77,7 @@ def settings_of(directory: Path, bao: BaoServer) -> dict[str, object]:
 
 
 def test_nothing_is_left_in_a_whole_manager(bao: BaoServer, tmp_path: Path) -> None:
-    """Twenty gateways RUNNING through Vault: manager, its living children but for the gateways' own, files, snapshots and log.
+    """Twenty gateways RUNNING through Vault: manager, its living children but for the gateways' own, files, snapshots, log, spans.
 
     The simulated gateways live in one process that stands for their containers, and hold their passwords as those do.
     """
@@ -90,6 +90,8 @@ def test_nothing_is_left_in_a_whole_manager(bao: BaoServer, tmp_path: Path) -> N
             wait_until(lambda: not children(pid, running="credentials.courier"))
             assert search_all(pid, NEEDLES, but="simulator.host") == set()
             assert_clean([tmp_path / "said", *directory.rglob("*")])
+            spans = (tmp_path / "said").read_text()
+            assert all(f'"name": "gateway {action}"' in spans for action in ("prepare", "launch", "connect"))
     finally:
         shutil.rmtree(directory)
 

@@ -13,6 +13,7 @@ from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, Outc
 from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.protocols import FollowerId
 from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.telemetry import Span, open_span
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,7 @@ class ActionSlot:
         self._tasks = tasks
         self._take = take
         self._task: asyncio.Task[Ended] | None = None
+        self._span: Span | None = None
         self.kind: ActionKind | None = None
         """What is in flight."""
         self.container_actions = 0
@@ -49,7 +51,8 @@ class ActionSlot:
         """Start it; its end calls `take`."""
         self.kind = kind
         self.container_actions += kind in CHANGES_CONTAINER
-        self._task = self._tasks.begin(kind.value, work, then=self._ended)
+        with open_span(f"gateway {kind.value}", follower=self._follower_id) as self._span:
+            self._task = self._tasks.begin(kind.value, work, then=self._ended)
 
     def make_way(self, *, but_for: ActionKind | None = None, abort: bool = True) -> None:
         """Something else is wanted: cut short what may be, and ask a launch to give up at its next safe point."""
@@ -79,6 +82,13 @@ class ActionSlot:
         self.outcome = Outcome(
             serial=serial, kind=kind, failure=ended.failure, sentence=ended.sentence, until=ended.until
         )
+        self._end_span(self.outcome)
         if ended.error is not None and ended.failure is not Failure.ABORTED:
             self.error = ended.error
         self._take(kind, ended)
+
+    def _end_span(self, outcome: Outcome) -> None:
+        assert self._span is not None
+        if outcome.failure is not None:
+            self._span.set_attributes({"failure": outcome.failure.value, "sentence": outcome.sentence})
+        self._span.end()

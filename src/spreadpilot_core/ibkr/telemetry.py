@@ -18,7 +18,10 @@ from typing import Any, Literal, TextIO
 
 import structlog
 from opentelemetry import trace
+from opentelemetry.trace import Span
 from pydantic import SecretBytes, SecretStr
+
+__all__ = ["MASK", "Span", "open_span", "redact", "set_up_logs"]
 
 MASK = "**********"
 _SECRET_NAMES = re.compile(
@@ -91,20 +94,20 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
 
 
 @contextmanager
-def span(name: str, *, follower: str | None = None, **attributes: str | float | bool) -> Iterator[trace.Span]:
-    """Run the block as one span of the current trace; an exception marks it as failed and goes on.
+def open_span(name: str, *, follower: str | None = None, **attributes: str | float | bool) -> Iterator[Span]:
+    """Begin a span that is the current one in this block and in the tasks begun here; whoever keeps it ends it.
 
     Args:
-        name: what is done, e.g. "launch gateway".
+        name: what is done, e.g. "gateway launch".
         follower: whose gateway it is about.
         attributes: anything else worth finding it by; masked as logs are.
     """
     given = {**attributes, **({} if follower is None else {"follower": follower})}
-    tracer = trace.get_tracer("spreadpilot_core.ibkr")
-    with tracer.start_as_current_span(
+    begun = trace.get_tracer("spreadpilot_core.ibkr").start_span(
         name, attributes={key: _redacted(key, each) for key, each in given.items()}
-    ) as one:
-        yield one
+    )
+    with trace.use_span(begun):
+        yield begun
 
 
 def _redacted(name: str, value: Any) -> Any:
