@@ -1,11 +1,13 @@
 """A fleet on a real Docker Engine against the bare API: start, adoption, and how soon a killed container is known.
 
-    python -m benchmarks.docker_fleet [--gateways 50] [--kills 50] [--rounds 3]
+    python -m benchmarks.docker_fleet [--gateways 50] [--kills 50] [--rounds 3] [--rejections 10]
 
 `bare` creates, attaches to and starts as many containers of the same configuration through the same API, as many at once as
 the manager does (4); `runtime` is the Docker runtime alone; `manager` is from `start()` until every gateway's process runs, with
 the login's time left out: settings are as shipped, and logins take as long as real ones. The ratio is of the medians of all
-rounds, bare and ours in turn: other work on the machine falsifies it, the manager's own CPU time hardly. Needs root and docker.io.
+rounds, bare and ours in turn: other work on the machine falsifies it, the manager's own CPU time hardly. `docker compose up` of the
+same containers is timed where it is installed: nobody delivers a password, and it starts as many at once as it likes. Rejected
+logins of both generations say how long a container lives on after the line that tells of it. Needs root and docker.io.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from benchmarks.support import compose
+from benchmarks.support.rejections import rejected
 
 from spreadpilot_core.ibkr.credentials.doors import deliver
 from spreadpilot_core.ibkr.events import Event, GatewayLaunched
@@ -49,32 +55,49 @@ def gateway_image(bench: Bench) -> str:
     return simulator_image(bench.api, "ibcontroller", {"SIMULATOR_TIMINGS": "real"})
 
 
-async def bare(bench: Bench, count: int) -> float:
-    """Seconds for the plain calls."""
+async def containers(bench: Bench, engine: Engine, count: int) -> dict[str, dict[str, Any]]:
+    """What the engine is asked for, by name, as the runtime would ask; their network is there, as it is no part of a launch."""
     runtime = await bench.runtime()
-    await runtime._network.ensure()  # noqa: SLF001  # both need the network, and it is no part of a launch
-    engine = Engine(bench.engine.socket)
-    await engine.open()
-    first, limit = free_ports(count), asyncio.Semaphore(AT_ONCE)
-    image_name = gateway_image(bench)
+    await runtime._network.ensure()  # noqa: SLF001  # nobody else makes the very same
+    first, image_name = free_ports(count), gateway_image(bench)
     image = look(image_name, bench.api.ask("GET", f"/images/{image_name}/json"))
-
-    async def one(number: int) -> None:
+    made = {}
+    for number in range(count):
         spec, leases = bench.spec(f"f{number}", image=image_name), Leases(first + number, 1000 + number)
-        config = container_config(
+        made[f"{bench.prefix}-{number}"] = container_config(
             image, spec, leases, naming=Naming(bench.prefix), api=engine.api, health=HealthCheck(), version="0"
         )
+    return made
+
+
+async def bare(bench: Bench, count: int) -> float:
+    """Seconds for the plain calls."""
+    engine = Engine(bench.engine.socket)
+    await engine.open()
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def one(name: str, config: dict[str, Any]) -> None:
         async with limit:
-            made = await engine.create_container(f"{bench.prefix}-{number}", config)
+            made = await engine.create_container(name, config)
             door = {"kind": "docker", "socket": engine.socket, "container": made, "api_version": engine.api_version}
             await asyncio.to_thread(deliver, door, b"password")
             await engine.start_container(made)
 
+    wanted = await containers(bench, engine, count)
     begun = time.perf_counter()
-    await asyncio.gather(*map(one, range(count)))
+    await asyncio.gather(*(one(name, config) for name, config in wanted.items()))
     took = time.perf_counter() - begun
     await engine.close()
     return took
+
+
+async def through_compose(bench: Bench, count: int, program: list[str]) -> float:
+    """Seconds for `docker compose up`."""
+    engine = Engine(bench.engine.socket)
+    await engine.open()
+    wanted = await containers(bench, engine, count)
+    await engine.close()
+    return await asyncio.to_thread(compose.seconds_to_start, program, bench.engine.socket, wanted)
 
 
 async def through_the_runtime(bench: Bench, count: int, kills: int) -> tuple[float, list[float]]:
@@ -166,12 +189,13 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def measure(own: OwnEngine, gateways: int, kills: int, rounds: int) -> None:
+async def measure(own: OwnEngine, gateways: int, kills: int, rounds: int, rejections: int) -> None:
     """Run every round and print."""
     times: dict[str, list[float]] = {"bare": [], "runtime": [], "manager": [], "ready": [], "adoption": [], "cpu": []}
+    times["compose"], program = [], compose.installed()
     known: list[float] = []
     for _ in range(rounds):
-        for name in ("bare", "runtime", "manager"):
+        for name in ("bare", "runtime", "manager", "compose"):
             bench = Bench(EngineUnderTest(own.socket, own))
             if name == "bare":
                 times[name].append(await bare(bench, gateways))
@@ -179,28 +203,47 @@ async def measure(own: OwnEngine, gateways: int, kills: int, rounds: int) -> Non
                 took, latencies = await through_the_runtime(bench, gateways, kills)
                 times[name].append(took)
                 known += latencies
-            else:
+            elif name == "manager":
                 launched, ready, adopted, cpu = await through_the_manager(bench, gateways)
                 times["manager"].append(launched)
                 times["ready"].append(ready)
                 times["adoption"].append(adopted)
                 times["cpu"].append(cpu)
+            elif program is not None:
+                times[name].append(await through_compose(bench, gateways, program))
             await bench.close()
-    middle = {name: statistics.median(values) for name, values in times.items()}
-    print(f"{gateways} gateways, {rounds} rounds, medians:")
+    show_starts(times, gateways)
+    show_spread("killed container known", known)
+    bench = Bench(EngineUnderTest(own.socket, own))
+    show_spread("rejected, until it ended", await rejected(bench, rejections))
+    await bench.close()
+
+
+def show_starts(times: dict[str, list[float]], gateways: int) -> None:
+    """Print the medians of the rounds."""
+    middle = {name: statistics.median(values) for name, values in times.items() if values}
+    print(f"{gateways} gateways, {len(times['bare'])} rounds, medians:")
     print(f"  bare create, attach, start   {middle['bare']:7.2f} s")
-    for name in ("runtime", "manager"):
-        print(f"  {name:27}  {middle[name]:7.2f} s   {middle[name] / middle['bare']:.2f} times bare")
+    for name, title in (("runtime", "runtime"), ("manager", "manager"), ("compose", "docker compose up")):
+        if name in middle:
+            print(f"  {title:27}  {middle[name]:7.2f} s   {middle[name] / middle['bare']:.2f} times bare")
+        else:
+            print(f"  {title:27}  is not installed")
     print(
         f"  manager's own CPU until then {middle['cpu']:7.2f} s   {middle['cpu'] / gateways * 1000:.0f} ms per launch"
     )
     print(f"  manager, every gateway ready {middle['ready']:7.2f} s")
     print(f"  adoption by the next manager {middle['adoption']:7.2f} s")
-    known.sort()
-    if known:
-        p99 = known[min(len(known) - 1, int(len(known) * 0.99))]
+
+
+def show_spread(title: str, seconds: list[float]) -> None:
+    """Print a distribution."""
+    if seconds:
+        ordered = sorted(seconds)
+        p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
         print(
-            f"  killed container known       median {statistics.median(known) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
+            f"  {title:27}  median {statistics.median(ordered) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms,"
+            f" longest of {len(ordered)} {ordered[-1] * 1000:.0f} ms"
         )
 
 
@@ -210,13 +253,14 @@ def main() -> None:
     parser.add_argument("--gateways", type=int, default=50)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rejections", type=int, default=10)
     asked = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     own = OwnEngine()
     try:
         own.start()
         with own.inside():
-            asyncio.run(measure(own, asked.gateways, asked.kills, asked.rounds))
+            asyncio.run(measure(own, asked.gateways, asked.kills, asked.rounds, asked.rejections))
     finally:
         own.close()
 
