@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from spreadpilot_core.ibkr.deciding.decide import decide
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, FleetView, Wanted
+from spreadpilot_core.ibkr.deciding.pacing import CONNECT_TRIES
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
 from spreadpilot_core.ibkr.login_log import LoginPhase
 from spreadpilot_core.ibkr.protocols import LoginOutcome, RuntimeState
@@ -478,6 +480,48 @@ def test_nothing_is_started_or_removed_while_the_followers_are_unknown() -> None
     for _ in range(50):
         decision = world.step()
         assert decision.action is None or decision.action.kind not in (ActionKind.REMOVE, ActionKind.LAUNCH)
+
+
+def test_a_gateway_that_may_not_be_replaced_is_connected_to_again_and_again() -> None:
+    """However long the store is away, one that comes back by itself is ready again; the tries grow rare, never too rare."""
+    world = walk(World())
+    world.wanted, world.api_answers = Wanted.KEEP, False
+    close_socket(world)
+    begun, tries = world.now, list[float]()
+    while world.now - begun < timedelta(hours=3):
+        decision = world.step()
+        assert decision.state is State.RECONNECTING
+        if decision.action is not None and decision.action.kind is ActionKind.CONNECT:
+            tries.append((world.now - begun).total_seconds())
+    pauses = [after - before for before, after in itertools.pairwise(tries[CONNECT_TRIES:])]
+    assert max(pauses) < 400
+    assert len(pauses) < 60
+    waiting = next(said for _ in range(20) if (said := world.step()).action is None)
+    assert "tries failed" in (waiting.reason or "")
+    assert "Next try at" in (waiting.next_action or "")
+    assert "Nothing is removed before that changes." in (waiting.next_action or "")
+
+    world.api_answers, back = True, world.now
+    walk(world)
+    assert world.memory.state is State.READY
+    assert world.now - back < timedelta(seconds=400)
+    assert (world.containers, len(world.logins_typed), world.broken) == (1, 1, [])
+
+
+def test_a_gateway_that_came_back_between_two_rare_tries_is_not_replaced_when_it_may_be_again() -> None:
+    """A try of minutes ago says nothing of now: a replacement would cost a login. One that stays away is replaced."""
+    for answers in (True, False):
+        world = walk(World())
+        world.wanted, world.api_answers = Wanted.KEEP, False
+        close_socket(world)
+        while world.memory.connect_failures < CONNECT_TRIES + 4:
+            world.step()
+        world.wanted, world.api_answers = Wanted.RUN, answers
+        for _ in range(60):
+            world.step()
+
+        assert world.broken == []
+        assert (world.containers == 1) is answers
 
 
 @pytest.mark.parametrize("wanted", [Wanted.STOP, Wanted.DISABLED, Wanted.INVALID, Wanted.SHUTDOWN])

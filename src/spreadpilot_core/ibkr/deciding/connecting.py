@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
-from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
-from spreadpilot_core.ibkr.deciding.observation import ActionKind
+from spreadpilot_core.ibkr.deciding.decision import LONG_AGO, Action, Decision, Situation
+from spreadpilot_core.ibkr.deciding.observation import ActionKind, Wanted
 from spreadpilot_core.ibkr.deciding.pacing import CONNECT_TRIES, connect_pause
-from spreadpilot_core.ibkr.deciding.removing import replace_gateway
+from spreadpilot_core.ibkr.deciding.removing import kept, replace_gateway
 from spreadpilot_core.ibkr.deciding.states import State
 from spreadpilot_core.ibkr.login_log import LoginPhase
 from spreadpilot_core.ibkr.protocols import RuntimeState, TradingMode
@@ -19,7 +20,7 @@ CONFLICTS_BEFORE_NEW_ID = 2
 
 
 def connecting(s: Situation) -> Decision | None:
-    """Connect: one try and up to five retries within `connect_time`; then the gateway is replaced."""
+    """Connect: one try and up to five retries within `connect_time`; then the gateway is replaced, where that may be."""
     gateway, connection = s.seen.gateway, s.seen.connection
     if gateway is None or gateway.state not in (RuntimeState.RUNNING, RuntimeState.PAUSED):
         return None
@@ -34,12 +35,10 @@ def connecting(s: Situation) -> Decision | None:
     trouble = s.memory.trouble or (connection.closed_reason if connection is not None else None)
     if gateway.state is RuntimeState.PAUSED:
         trouble = "Its container is paused."
+    if s.seen.wanted is not Wanted.KEEP and s.memory.connect_failures > CONNECT_TRIES:  # rare tries say little of now
+        s = replace(s, memory=s.remember(connect_failures=0, connect_since=None, connect_after=LONG_AGO))
     if s.memory.connect_failures >= CONNECT_TRIES or _out_of_time(s):
-        if s.seen.runtime_fault:
-            return _another_round(s, state, s.seen.runtime_fault)
-        return replace_gateway(
-            s, f"Its API can't be used: {s.memory.connect_failures} tries failed. {trouble or ''}".strip()
-        )
+        return _used_up(s, state, trouble)
     if s.memory.connect_after > s.now:
         left = CONNECT_TRIES - s.memory.connect_failures
         after = s.memory.connect_after
@@ -49,9 +48,30 @@ def connecting(s: Situation) -> Decision | None:
     if _awaits_disclaimer(s):
         until = s.memory.phase_since + DISCLAIMER_TIME
         return s.verdict(state, "The paper disclaimer is being accepted.", "Its API is connected then.", until=until)
+    return s.verdict(
+        state,
+        trouble or "It is logged in.",
+        "Its API is being connected.",
+        action=_connect(s, trouble or "the login has completed"),
+    )
+
+
+def _connect(s: Situation, why: str) -> Action:
     new_id = s.memory.id_conflicts >= CONFLICTS_BEFORE_NEW_ID
-    action = Action(ActionKind.CONNECT, trouble or "the login has completed", new_client_id=new_id)
-    return s.verdict(state, trouble or "It is logged in.", "Its API is being connected.", action=action)
+    return Action(ActionKind.CONNECT, why, new_client_id=new_id)
+
+
+def _used_up(s: Situation, state: State, trouble: str | None) -> Decision:
+    """Every try of this round failed: the gateway is given up, unless it may be well as soon as others are."""
+    if s.seen.runtime_fault:
+        return _another_round(s, state, s.seen.runtime_fault)
+    why = f"Its API can't be used: {s.memory.connect_failures} tries failed. {trouble or ''}".strip()
+    if s.seen.wanted is not Wanted.KEEP:
+        return replace_gateway(s, why)
+    after = s.memory.connect_after  # the pauses go on growing, to their cap
+    if after > s.now:
+        return s.verdict(state, why, f"Next try at {after:%H:%M:%S} UTC. {kept(s)}", until=after)
+    return s.verdict(state, why, f"Its API is being connected. {kept(s)}", action=_connect(s, why))
 
 
 def _another_round(s: Situation, state: State, fault: str) -> Decision:

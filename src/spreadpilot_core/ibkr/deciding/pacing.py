@@ -22,6 +22,8 @@ STABLE_SESSION = 600.0
 """Seconds of readiness after which earlier losses no longer count."""
 CONNECT_TRIES = 6
 """One try and five retries."""
+CONNECT_CAP = 300.0
+"""Longest pause between the tries of a gateway that nobody may replace now."""
 
 
 def spread(follower_id: FollowerId, salt: int = 0) -> float:
@@ -43,7 +45,7 @@ def after_loss(losses: int) -> float:
 
 def connect_pause(follower_id: FollowerId, failures: int, connect_time: float) -> float:
     """Seconds before the next connect; all retries together fit into `connect_time`, with a quarter of jitter."""
-    base = connect_time / 2.0**CONNECT_TRIES * 2.0 ** (failures - 1)
+    base = doubling(failures, (connect_time / 2.0**CONNECT_TRIES, CONNECT_CAP))
     return base * (0.75 + 0.5 * spread(follower_id, failures))
 
 

@@ -50,7 +50,7 @@ def remove(s: Situation, why: str, *, grace: float, record: Record | None = None
     """Remove the container for this reason; the state tells what comes after."""
     record = s.record if record is None else record
     if s.seen.wanted is Wanted.KEEP:
-        return s.verdict(State.RECONNECTING, why, _kept(s), record=record)
+        return s.verdict(State.RECONNECTING, why, kept(s), record=record)
     human = record.needs_human is not None or _is_rejected(record)
     state = State.NEEDS_HUMAN if human else State.RECONNECTING if s.memory.losses else State.BACKING_OFF
     if s.memory.remove_after > s.now:
@@ -65,7 +65,7 @@ def remove(s: Situation, why: str, *, grace: float, record: Record | None = None
 def replace_gateway(s: Situation, why: str) -> Decision:
     """Give this gateway up although it runs: a new container, which costs a login."""
     if s.seen.wanted is Wanted.KEEP:
-        return s.verdict(State.RECONNECTING, why, _kept(s))
+        return s.verdict(State.RECONNECTING, why, kept(s))
     if s.seen.runtime_fault:  # it may be to blame, and nothing could be started instead
         then = f"{s.seen.runtime_fault} Nothing is given up before that changes."
         return s.verdict(_not_ready(s.memory.state), why, then)
@@ -85,6 +85,6 @@ def _not_ready(state: State) -> State:
     return State.RECONNECTING if state in (State.READY, State.DEGRADED) else state
 
 
-def _kept(s: Situation) -> str:
+def kept(s: Situation) -> str:
     """Why nothing is removed although it should be."""
     return f"{s.seen.wanted_why or 'The followers were not read yet.'} Nothing is removed before that changes."
