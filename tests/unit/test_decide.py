@@ -144,6 +144,19 @@ def test_a_wrong_password_is_typed_once_and_then_a_human_must_look() -> None:
     assert world.broken == []
 
 
+def test_a_controller_whose_login_is_over_is_killed_before_it_can_type_again() -> None:
+    """One that does not heed SIGTERM must not have seconds for another login; one that was logged in has its grace."""
+    for phase in (LoginPhase.REJECTED, LoginPhase.THROTTLED, LoginPhase.SECOND_FACTOR_MISSED):
+        world = World()
+        while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
+            world.step()
+        world.phase(phase, completed=False)
+        action = world.step().action
+
+        assert action is not None
+        assert (action.kind, action.grace) == (ActionKind.REMOVE, 1)
+
+
 def test_a_new_version_of_a_rejected_secret_is_tried_once_by_itself() -> None:
     """A rejection ends by itself when the secret's version changes."""
     world = World(password_is_right=False)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from spreadpilot_core.ibkr.deciding.conclusions import Conclusion
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
-from spreadpilot_core.ibkr.deciding.learning import conclude_life
+from spreadpilot_core.ibkr.deciding.learning import conclude_life, is_logged_in
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Wanted
 from spreadpilot_core.ibkr.deciding.states import State
-from spreadpilot_core.ibkr.protocols import LoginOutcome, Record, RuntimeState
+from spreadpilot_core.ibkr.protocols import Gateway, LoginOutcome, Record, RuntimeState
 
 LOOK = Action(ActionKind.INSPECT, "its container changed")
 
@@ -40,10 +40,15 @@ def over(s: Situation) -> Decision | None:
         reason = f"Its container ended. {s.seen.runtime_fault or ''}".strip()
         return s.verdict(State.RECONNECTING, reason, "Its last words are read.")
     if s.memory.life is not None and s.memory.life == s.memory.concluded:
-        return remove(
-            s, s.memory.trouble or "Its container is over.", grace=0 if gateway.state is RuntimeState.EXITED else 5
-        )
+        return remove(s, s.memory.trouble or "Its container is over.", grace=_grace(s, gateway))
     return None
+
+
+def _grace(s: Situation, gateway: Gateway) -> float:
+    """Not logged in there is nothing to close tidily, and each second is one in which the controller may type again."""
+    if gateway.state is RuntimeState.EXITED:
+        return 0
+    return 5 if is_logged_in(s.seen) else 1
 
 
 def remove(s: Situation, why: str, *, grace: float, record: Record | None = None) -> Decision:
