@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import pymongo
 import pytest
 
+from spreadpilot_core.ibkr.audit import AuditTrail
 from spreadpilot_core.ibkr.protocols import FollowerId, Gateway
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from support.home import Home
@@ -70,7 +72,7 @@ class Process:
 
     def __init__(self, name: str, home: Home, server: MongoServer, engine: Path) -> None:
         self.name = name
-        self._settings: dict[str, Any] = {
+        self.settings: dict[str, Any] = {
             **{key: str(value) if isinstance(value, Path) else value for key, value in home.settings.items()},
             "state_dir": str(home.directory / name),
             "runtime_url": f"simulated:{engine}",
@@ -93,7 +95,7 @@ class Process:
             sys.executable,
             "-c",
             RUN,
-            json.dumps(self._settings),
+            json.dumps(self.settings),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
@@ -112,6 +114,12 @@ class Process:
         async with asyncio.timeout(within):
             while not any(words in line for line in self.lines):
                 await asyncio.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that it runs in, or ran in last."""
+        assert self._process is not None
+        return self._process.pid
 
     def send(self, number: signal.Signals) -> None:
         """A real signal."""
@@ -135,9 +143,12 @@ async def home() -> AsyncIterator[Home]:
     await place.end()
 
 
-async def pair(home: Home, server: MongoServer, *more: str) -> tuple[Process, Process, SimulatedRuntime]:
+async def pair(
+    home: Home, server: MongoServer, *more: str, other_engine: str = "engine"
+) -> tuple[Process, Process, SimulatedRuntime]:
     engine = home.directory / "engine"
     engine.mkdir()
+    (home.directory / other_engine).mkdir(exist_ok=True)
     await home.add(*FOLLOWERS, *more)
     stored = home.directory / "credentials.json"
     for name in ("one", "two"):
@@ -149,7 +160,8 @@ async def pair(home: Home, server: MongoServer, *more: str) -> tuple[Process, Pr
         )
     runtime = SimulatedRuntime(engine, owner="ibgateway-follower", manager_id="test")
     await runtime.open()
-    return Process("one", home, server, engine), Process("two", home, server, engine), runtime
+    two = Process("two", home, server, home.directory / other_engine)
+    return Process("one", home, server, engine), two, runtime
 
 
 async def found(runtime: SimulatedRuntime) -> dict[str, Gateway]:
@@ -249,6 +261,55 @@ async def test_a_frozen_holder_does_nothing_after_its_term(home: Home, server: M
         await one.end()
         await two.end()
         await runtime.close()
+
+
+async def test_another_engine_is_acted_on_only_with_an_operators_word(home: Home, server: MongoServer) -> None:
+    """With another engine the second waits for ever, and says for whom; `take_over` lets it act, and the trail says who did."""
+    one, two, runtime = await pair(home, server, other_engine="engine2")
+    other = SimulatedRuntime(home.directory / "engine2", owner="ibgateway-follower", manager_id="test")
+    await other.open()
+    try:
+        await one.start()
+        await one.says("all ready")
+        before = await found(runtime)
+        await two.start()
+        await two.says(
+            f"It stands by: {socket.gethostname()}:{home.directory / 'one'}, on another engine, holds the term"
+        )
+        await one.end()
+        await two.says("start with `gateway-manager run --take-over`")
+        await asyncio.sleep(TERM)
+        assert (two.terms, await found(other)) == ({}, {})
+        await two.end()
+        assert await taken_over(home) == []
+
+        two.settings["take_over"] = True
+        await two.start()
+        await two.says("all ready")
+        acting = two.pid
+        assert set(await found(other)) == set(FOLLOWERS)
+        assert await found(runtime) == before
+        async with asyncio.timeout(WITHIN):
+            while not (lines := await taken_over(home)):
+                await asyncio.sleep(0.1)
+    finally:
+        await one.end()
+        await two.end()
+        await other.close()
+        await runtime.close()
+    [line] = lines
+    assert line["who"].startswith("manager, ")
+    assert line["who"].endswith(f"process {acting}")
+    assert f"takes over from {socket.gethostname()}:{home.directory / 'one'}, silent for" in line["detail"]
+
+
+async def taken_over(home: Home) -> list[dict[str, Any]]:
+    """The `take-over` lines in the second manager's audit trail."""
+
+    def read() -> list[dict[str, Any]]:
+        return [each for each in AuditTrail(home.directory / "two").entries() if each["act"] == "take-over"]
+
+    return await asyncio.to_thread(read)
 
 
 async def operations(home: Home, *, since: int = 0) -> list[dict[str, Any]]:

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
+from spreadpilot_core.ibkr.store import term
 from spreadpilot_core.ibkr.store.mongo_versions import Version
 from spreadpilot_core.ibkr.store.term import Standing, Term
+from support.waiting import until
 
 
 class Clock:
@@ -117,10 +119,12 @@ async def test_other_engine_needs_an_operators_word(document: SharedDocument, cl
     """On another engine silence is not enough; with the operator's word it is, but never before the term is over."""
     first, second = a_term(document, "host-a"), a_term(document, "host-b", "engine 2")
     await first.step()
-    assert not (await second.step(take_over=True)).held
+    standing = await second.step(take_over=True)
+    assert (standing.held, standing.needs_operator) == (False, False)
+    assert standing.sentence == "It stands by: host-a, on another engine, holds the term and acts."
     clock.now += 60
     standing = await second.step()
-    assert not standing.held
+    assert (standing.held, standing.needs_operator) == (False, True)
     assert "host-a, on another engine, has been silent for 60 s" in standing.sentence
     assert "gateway-manager run --take-over" in standing.sentence
     assert (await second.step(take_over=True)).held
@@ -187,6 +191,21 @@ async def test_keeper_tells_every_change_once(document: SharedDocument, clock: C
     keeper.cancel()
     assert [(each.held, each.number) for each in told] == [(True, 1), (False, 1)]
     assert told[1].sentence == "It can't hold the term and doesn't act: MongoDB at db:27017 does not answer."
+
+
+async def test_keeper_tells_that_it_now_takes_an_operator(
+    document: SharedDocument, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder on another engine that falls silent is told once, though neither holder nor term changes."""
+    monkeypatch.setattr(term, "LOOK_EVERY", 0.01)
+    first, second, told = a_term(document, "host-a"), a_term(document, "host-b", "engine 2"), []
+    await first.step()
+    keeper = asyncio.create_task(second.keep(told.append))
+    await until(lambda: len(told) == 1)
+    clock.now += 11
+    await until(lambda: len(told) == 2)
+    keeper.cancel()
+    assert [each.needs_operator for each in told] == [False, True]
 
 
 moves = st.lists(

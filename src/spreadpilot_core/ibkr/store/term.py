@@ -55,6 +55,8 @@ class Standing:
     """Of the term: grows with each change of the holder."""
     holder: str | None
     sentence: str
+    needs_operator: bool = False
+    """Whether the holder is silent and only an operator's word lets this manager act."""
 
 
 def _running_clock() -> float:
@@ -123,10 +125,12 @@ class Term:
         if read.number != self._seen[0]:
             self._seen = (read.number, self._clock())
         silent = asked_at - self._seen[1]
+        elsewhere = read.content.get("engine_id") != self._engine_id
         if silent < float(read.content.get("term") or self._term):
-            return Standing(False, number, holder, f"It stands by: {holder} holds the term and acts.")
-        if read.content.get("engine_id") != self._engine_id and not take_over:
-            return Standing(False, number, holder, _other_engine(holder, silent))
+            where = ", on another engine," if elsewhere else ""
+            return Standing(False, number, holder, f"It stands by: {holder}{where} holds the term and acts.")
+        if elsewhere and not take_over:
+            return Standing(False, number, holder, _other_engine(holder, silent), needs_operator=True)
         return await self._write(read, number + 1, asked_at, f"takes over from {holder}, silent for {silent:.0f} s,")
 
     async def resign(self) -> None:
@@ -138,14 +142,14 @@ class Term:
                 await self._document.write(read, self._content(None, self._number))
 
     async def keep(self, told: Callable[[Standing], None], *, take_over: bool = False) -> None:
-        """Step for ever; `told` is called when it is first known, and when holder, number or `held` change."""
+        """Step for ever; `told` is called when it is first known, and when its number, `held` or `needs_operator` change."""
         before: Standing | None = None
         while True:
             try:
                 standing = await self.step(take_over=take_over)
             except StoreUnavailableError as error:
                 standing = self._unreachable(before, error)
-            if before is None or (standing.held, standing.number) != (before.held, before.number):
+            if before is None or _news(standing) != _news(before):
                 log.info("term", held=standing.held, number=standing.number, sentence=standing.sentence)
                 told(standing)
             before = standing
@@ -169,6 +173,11 @@ class Term:
 
     def _content(self, holder: str | None, number: int) -> dict[str, Any]:
         return {"holder": holder, "engine_id": self._engine_id, "number": number, "term": self._term}
+
+
+def _news(standing: Standing) -> tuple[bool, int, bool]:
+    """What is told when it changes."""
+    return standing.held, standing.number, standing.needs_operator
 
 
 def _other_engine(holder: str, silent: float) -> str:
