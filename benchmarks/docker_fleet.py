@@ -32,9 +32,9 @@ from spreadpilot_core.ibkr.credentials.doors import deliver
 from spreadpilot_core.ibkr.events import Event, GatewayLaunched
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 from spreadpilot_core.ibkr.protocols import Gateway, Leases, RuntimeEventKind
-from spreadpilot_core.ibkr.runtimes.docker_containers import HealthCheck, container_config
+from spreadpilot_core.ibkr.runtimes.docker_containers import HealthCheck, container_config, owned_directory
 from spreadpilot_core.ibkr.runtimes.docker_engine import Engine
-from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
+from spreadpilot_core.ibkr.runtimes.docker_naming import OWNER, Naming
 from spreadpilot_core.ibkr.runtimes.images import look
 from spreadpilot_core.ibkr.settings import Settings
 from support.docker_bench import Bench
@@ -56,7 +56,10 @@ def gateway_image(bench: Bench) -> str:
 
 
 async def containers(bench: Bench, engine: Engine, count: int) -> dict[str, dict[str, Any]]:
-    """What the engine is asked for, by name, as the runtime would ask; their network is there, as it is no part of a launch."""
+    """What the engine is asked for, by name, as the runtime would ask; network and volumes are there, and no part of a launch.
+
+    Each volume belongs to the image's user: a gateway that can't write its settings ends at once, and costs nothing.
+    """
     runtime = await bench.runtime()
     await runtime._network.ensure()  # noqa: SLF001  # nobody else makes the very same
     first, image_name = free_ports(count), gateway_image(bench)
@@ -64,10 +67,22 @@ async def containers(bench: Bench, engine: Engine, count: int) -> dict[str, dict
     made = {}
     for number in range(count):
         spec, leases = bench.spec(f"f{number}", image=image_name), Leases(first + number, 1000 + number)
-        made[f"{bench.prefix}-{number}"] = container_config(
+        config = container_config(
             image, spec, leases, naming=Naming(bench.prefix), api=engine.api, health=HealthCheck(), version="0"
         )
+        first_user = await engine.create_container(f"{bench.prefix}-volume", config)
+        await engine.put_archive(first_user, *owned_directory(image.settings_path, image.uid, image.gid))
+        await engine.delete_container(first_user)
+        made[f"{bench.prefix}-{number}"] = config
     return made
+
+
+def expect_running(bench: Bench, count: int) -> None:
+    """A start that ends at once is no measure. Raises `RuntimeError`."""
+    time.sleep(2)
+    running = sum(row["State"] == "running" for row in bench.api.containers(f"{OWNER}={bench.prefix}"))
+    if running != count:
+        raise RuntimeError(f"only {running} of {count} containers still run")
 
 
 async def bare(bench: Bench, count: int) -> float:
@@ -88,6 +103,7 @@ async def bare(bench: Bench, count: int) -> float:
     await asyncio.gather(*(one(name, config) for name, config in wanted.items()))
     took = time.perf_counter() - begun
     await engine.close()
+    await asyncio.to_thread(expect_running, bench, count)
     return took
 
 
@@ -97,7 +113,9 @@ async def through_compose(bench: Bench, count: int, program: list[str]) -> float
     await engine.open()
     wanted = await containers(bench, engine, count)
     await engine.close()
-    return await asyncio.to_thread(compose.seconds_to_start, program, bench.engine.socket, wanted)
+    return await asyncio.to_thread(
+        compose.seconds_to_start, program, engine.socket, wanted, check=lambda: expect_running(bench, count)
+    )
 
 
 async def through_the_runtime(bench: Bench, count: int, kills: int) -> tuple[float, list[float]]:

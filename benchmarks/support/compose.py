@@ -1,8 +1,8 @@
 """`docker compose up` of given containers: what a user without the manager would do, timed beside it.
 
 The containers' configurations are those that the engine is asked to create, said in Compose's words. Two things differ: there is
-nobody who attaches to a container to bring a password, so a word that is none is piped in by the container's own entrypoint, and
-the settings' volumes are declared, as Compose wants them.
+nobody who attaches to a container to bring a password, so a word that is none is piped in by the container's own entrypoint; and
+network and volumes are declared as there already.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,16 @@ def installed() -> list[str] | None:
     return next((program for program in PROGRAMS if _answers([*program, "version"])), None)
 
 
-def seconds_to_start(program: list[str], socket: str, containers: Mapping[str, Config]) -> float:
+def seconds_to_start(
+    program: list[str], socket: str, containers: Mapping[str, Config], *, check: Callable[[], None]
+) -> float:
     """Seconds of `up -d` for these containers, by name; they are taken down again.
+
+    Args:
+        program: what `installed` gave.
+        socket: the engine's.
+        containers: what the engine is asked to create, by name.
+        check: called once all are up, before they are taken down.
 
     Raises:
         subprocess.CalledProcessError: Compose failed; what it said is on this process's standard error.
@@ -47,9 +55,11 @@ def seconds_to_start(program: list[str], socket: str, containers: Mapping[str, C
         begun = time.perf_counter()
         try:
             subprocess.run([*command, "up", "--detach"], env=environment, check=True)
-            return time.perf_counter() - begun
+            took = time.perf_counter() - begun
+            check()
+            return took
         finally:
-            subprocess.run([*command, "down", "--volumes", "--timeout", "1"], env=environment, check=True)
+            subprocess.run([*command, "down", "--timeout", "1"], env=environment, check=True)
 
 
 def compose_file(containers: Mapping[str, Config]) -> str:
@@ -61,9 +71,7 @@ def compose_file(containers: Mapping[str, Config]) -> str:
         "networks": {
             name: {"name": name, "external": True} for name in {host["NetworkMode"] for host in hosts.values()}
         },
-        "volumes": {
-            mount["Source"]: {"name": mount["Source"], "labels": mount["VolumeOptions"]["Labels"]} for mount in mounts
-        },
+        "volumes": {name: {"name": name, "external": True} for name in [mount["Source"] for mount in mounts]},
     }
     return json.dumps(file).replace("$", "$$")
 
