@@ -15,8 +15,9 @@ import pymongo
 import pytest
 
 from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, State
-from support.home import PASSWORD, Home, eventually, seen
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus, State
+from spreadpilot_core.ibkr.protocols import FollowerId
+from support.home import PASSWORD, PATIENCE, Home, eventually, seen
 from support.mongo import BUILD_TIME, MongoServer, may_build
 
 BROKEN: list[dict[str, Any]] = [
@@ -192,3 +193,115 @@ async def most_at_once(home: Home) -> int:
             there[entry["follower"]] -= 1
         most = max(most, *there.values(), 0)
     return most
+
+
+async def test_the_second_of_two_followers_with_one_user_is_failed_and_both_are_named(
+    home: Home, server: MongoServer
+) -> None:
+    """The running one keeps its gateway, also over a restart of the manager; when it is disabled, the other logs in."""
+    await store_credentials(home, ["anna"])
+    manager = manager_of(home, server)
+    await asyncio.to_thread(put_follower, server, "zoe", ref="ibkr/anna")
+    await manager.start()
+    try:
+        await eventually(lambda: running_of(manager) == {"zoe"}, manager.list_gateways)
+        first = seen(manager, "zoe").endpoint
+        await asyncio.to_thread(put_follower, server, "anna")
+        await eventually(lambda: is_refused(manager), manager.list_gateways)
+        assert (running_of(manager), seen(manager, "zoe").endpoint) == ({"zoe"}, first)
+    finally:
+        await manager.detach()
+    manager = manager_of(home, server)
+    await manager.start()
+    try:
+        await eventually(lambda: is_refused(manager) and running_of(manager) == {"zoe"}, manager.list_gateways)
+        assert seen(manager, "zoe").endpoint == first
+        assert await most_at_once(home) == 1
+        await asyncio.to_thread(put_follower, server, "zoe", ref="ibkr/anna", enabled=False)
+        await eventually(lambda: running_of(manager) == {"anna"}, manager.list_gateways)
+    finally:
+        await manager.stop()
+
+
+def is_refused(manager: GatewayManager) -> bool:
+    """Whether anna is FAILED, with the sentence that names both."""
+    sentence = "IBKR user user-anna is logged in for follower zoe already; anna names the same user."
+    [anna] = [each for each in manager.list_gateways() if each.follower_id == "anna"] or [None]
+    return anna is not None and (anna.status, anna.reason) == (GatewayStatus.FAILED, sentence)
+
+
+def put_follower(server: MongoServer, name: str, *, ref: str | None = None, enabled: bool = True) -> None:
+    with pymongo.MongoClient(server.uri) as client:
+        document = {"_id": name, "vault_secret_ref": ref or f"ibkr/{name}", "enabled": enabled}
+        client["spreadpilot"]["followers"].replace_one({"_id": name}, document, upsert=True)
+
+
+async def test_mappings_follow_every_change_and_heal(home: Home, server: MongoServer) -> None:
+    """Launched, broken, back, stopped: what other services read is what the manager says, and what others spoil is put right."""
+    await store_credentials(home, ["anna", "ben"])
+    for each in ("anna", "ben"):
+        await asyncio.to_thread(put_follower, server, each)
+    manager = manager_of(home, server, full_comparison_interval=2)
+    await manager.start()
+    runtime = home.runtime()
+    await runtime.open()
+    try:
+        await eventually(lambda: running_of(manager) == {"anna", "ben"}, manager.list_gateways)
+        before = await mapped_as(server, manager, "anna", "ben")
+        assert set(before["anna"]) == MAPPED
+        await runtime.kill(FollowerId("ben"))
+        await eventually(lambda: seen(manager, "ben").state is not State.READY, manager.list_gateways)
+        await eventually(lambda: running_of(manager) == {"anna", "ben"}, manager.list_gateways)
+        after = await mapped_as(server, manager, "anna", "ben")
+        assert after["ben"]["container_id"] != before["ben"]["container_id"]
+        assert after["anna"] == before["anna"]
+
+        await asyncio.to_thread(spoil_mappings, server)
+        assert await mapped_as(server, manager, "anna", "ben") == after
+
+        await manager.stop_gateway("ben")
+        assert set(await mapped_as(server, manager, "anna")) == {"anna"}
+    finally:
+        await runtime.close()
+        await manager.stop()
+    assert await asyncio.to_thread(mappings_in, server) == {}
+
+
+MAPPED = {"_id", "follower_id", "container_id", "container_name", "host_port", "client_id", "status", "last_updated"}
+
+
+def mappings_in(server: MongoServer) -> dict[str, dict[str, Any]]:
+    with pymongo.MongoClient(server.uri) as client:
+        return {each["follower_id"]: each for each in client["spreadpilot"]["gateway_mappings"].find()}
+
+
+def spoil_mappings(server: MongoServer) -> None:
+    with pymongo.MongoClient(server.uri) as client:
+        mappings = client["spreadpilot"]["gateway_mappings"]
+        mappings.delete_one({"_id": "anna"})
+        mappings.update_one({"_id": "ben"}, {"$set": {"host_port": 1}})
+        mappings.insert_one({"_id": "carl", "follower_id": "carl"})
+
+
+async def mapped_as(server: MongoServer, manager: GatewayManager, *names: str) -> dict[str, dict[str, Any]]:
+    """Wait until the collection holds these gateways and no others, each as the manager shows it."""
+
+    def wanted() -> dict[str, tuple[object, ...]]:
+        shown = [seen(manager, name) for name in names]
+        return {
+            each.follower_id: (
+                each.container,
+                int((each.endpoint or ":0").rpartition(":")[2]),
+                each.client_id,
+                each.status.value,
+            )
+            for each in shown
+        }
+
+    fields = ("container_name", "host_port", "client_id", "status")
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            mappings = await asyncio.to_thread(mappings_in, server)
+            if {name: tuple(each.get(field) for field in fields) for name, each in mappings.items()} == wanted():
+                return mappings
+            await asyncio.sleep(0.05)

@@ -75,7 +75,7 @@ class Fleet:
         self._followers = followers
         self._settings = settings
         self._tasks = Tasks("fleet")
-        self._reporter = Reporter(house, self)
+        self._reporter = Reporter(house, self, settings.full_comparison_interval)
         self._supervising = Tasks("supervisors")
         self.supervisors: dict[FollowerId, GatewaySupervisor] = {}
         self.faulty: Mapping[str, FaultyRecord] = {}
@@ -151,11 +151,11 @@ class Fleet:
         await self._tasks.cancel()
         await self._supervising.cancel()
         self.roster_known.set()  # whoever still waits for it finds that the manager has ended
-        if self._term is not None:
-            with contextlib.suppress(UnavailableError):
-                await self._term.resign()
         await self._house.auditor.close()
         await self._reporter.close()
+        if self._term is not None:  # only now: who holds no term may not say what runs
+            with contextlib.suppress(UnavailableError):
+                await self._term.resign()
         self.ready.clear()
         await self._followers.close()
 

@@ -25,7 +25,7 @@ from spreadpilot_core.ibkr.protocols import (
 from spreadpilot_core.ibkr.records import shown_version
 from spreadpilot_core.ibkr.snapshots import CredentialsView, GatewaySnapshot
 from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
-from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.tasks import Tasks, arrives
 
 if TYPE_CHECKING:
     from spreadpilot_core.ibkr.fleet import Fleet
@@ -40,10 +40,11 @@ HISTORY_WAITING = 10_000
 
 
 class Reporter:
-    """Writes mappings and history, coalesced."""
+    """Writes mappings and history, coalesced, and every `compare_every` seconds also when nothing has changed."""
 
-    def __init__(self, house: House, fleet: Fleet) -> None:
+    def __init__(self, house: House, fleet: Fleet, compare_every: float) -> None:
         self._house = house
+        self._compare_every = compare_every
         self._audit_head: AuditHead | None = None
         self._has_recalled = False
         self._fleet = fleet
@@ -80,7 +81,8 @@ class Reporter:
     def changed(self, supervisor: GatewaySupervisor) -> None:
         """A supervisor walked its cycle; a mapping that differs is due."""
         gateway = supervisor.presence.gateway
-        shown = (gateway.container_id if gateway else None, supervisor.client_id, supervisor.state.status)
+        mapped = gateway.container_id if gateway is not None and supervisor.presence.is_running else None
+        shown = (mapped, supervisor.client_id, supervisor.state.status)
         if self._shown.get(supervisor.follower_id) != shown:
             self._shown[supervisor.follower_id] = shown
             self._changed_at[supervisor.follower_id] = self._house.clock()
@@ -88,13 +90,16 @@ class Reporter:
 
     async def _run(self) -> None:
         while True:
-            await self._due.wait()
+            await arrives(self._due, within=self._compare_every)
             self._due.clear()
             try:
                 await self._write()
             except StoreUnavailableError:
                 self._due.set()
                 await asyncio.sleep(RETRY_AFTER)
+            except asyncio.CancelledError:
+                self._due.set()  # cut short by the end, which writes it once more
+                raise
             await asyncio.sleep(AT_MOST_EVERY)
 
     async def _write(self) -> None:

@@ -13,6 +13,7 @@ the outbox to be written, so nobody reads past their own writes. Mappings are no
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -68,6 +69,7 @@ class MongoRecords:
         database: where.
         outbox: what waits while it is away.
         clock: now, in UTC.
+        trust_mappings: seconds after which the mappings are read again, since somebody else may have touched them.
         holds_term: whether this manager may say what runs; a manager that lost its term leaves the mappings alone.
     """
 
@@ -77,12 +79,15 @@ class MongoRecords:
         outbox: Outbox,
         *,
         clock: Callable[[], datetime] = _utc_now,
+        trust_mappings: float = 30,
         holds_term: Callable[[], bool] = lambda: True,
     ) -> None:
         self._database = database
         self._outbox = outbox
         self._logins = MongoLogins(database)
         self._clock = clock
+        self._trust_mappings = trust_mappings
+        self._mappings_read_at = 0.0
         self.holds_term = holds_term
         self._mappings_due: Sequence[GatewayMapping] | None = None
         self._mappings_there: Mapping[FollowerId, Document] | None = None
@@ -94,7 +99,9 @@ class MongoRecords:
     @classmethod
     def from_settings(cls, settings: Settings) -> MongoRecords:
         """The store that `mongo_uri` and `mongo_db_name` name; its outbox is in `state_dir`."""
-        return cls(MongoDatabase.from_settings(settings), Outbox(settings.state_dir / OUTBOX_FILE))
+        trusted = settings.full_comparison_interval / 2
+        outbox = Outbox(settings.state_dir / OUTBOX_FILE)
+        return cls(MongoDatabase.from_settings(settings), outbox, trust_mappings=trusted)
 
     async def open(self) -> None:
         """Reach the server, and write what an earlier manager could not. Raises `StoreUnavailableError`."""
@@ -204,9 +211,10 @@ class MongoRecords:
             self._mappings_due = None
 
     async def _replace_mappings(self, wanted: Mapping[FollowerId, Document]) -> None:
-        """While this manager holds the term nobody else writes them, so they are read once, and from then on known."""
+        """While this manager holds the term nobody else should write them: what was written is trusted for a while."""
         present, self._mappings_there = self._mappings_there, None
-        if present is None:
+        if present is None or time.monotonic() - self._mappings_read_at > self._trust_mappings:
+            self._mappings_read_at = time.monotonic()
             present = {each.pop("_id"): each for each in await self._database.find(MAPPINGS_COLLECTION)}
         changed = [{"_id": each, **document} for each, document in wanted.items() if present.get(each) != document]
         await self._database.put_all(MAPPINGS_COLLECTION, changed)
