@@ -68,6 +68,16 @@ def test_a_repeated_line_is_told_once_and_an_equal_one_twice() -> None:
     assert reader.feed(1, S2 + b"a\n") == ["a"]
 
 
+def test_a_long_line_comes_in_pieces_and_none_is_told_again() -> None:
+    """Each piece bears the line's stamp, and rotation repeats pieces too: one line comes out, and no half one after it."""
+    reader = LogReader()
+    long = b"x" * 16_384
+    assert reader.feed(1, S1 + long) == []
+    assert reader.feed(1, S1 + b"rest\n") == [long.decode() + "rest"]
+    assert reader.feed(1, S2 + b"the end\n") == ["the end"]
+    assert reader.feed(1, S1 + b"rest\n") == []
+
+
 def test_memory_of_lines_is_bounded() -> None:
     """A flood costs no memory."""
     reader = LogReader()

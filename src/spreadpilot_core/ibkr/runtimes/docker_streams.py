@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import struct
 import time
 from collections import deque
@@ -104,8 +105,9 @@ def event_from(told: Mapping[str, Any]) -> RuntimeEvent | None:
 
 _HEADER = struct.Struct(">BxxxL")
 _LONGEST_LINE = 64 * 1024
-_REMEMBERED_LINES = 1024
-"""More than a rotation repeats; the engine repeats up to some hundred lines."""
+_REMEMBERED_PIECES = 1024
+"""More than a rotation repeats; the engine repeats up to some hundred."""
+_STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT[\d:.]+Z) ")
 _OVERLAP = timedelta(seconds=0.5)
 """A log that comes back is read from this much before its last line: the two channels are stamped apart."""
 
@@ -120,28 +122,37 @@ class LogReader:
         self._order: deque[bytes] = deque()
 
     def feed(self, channel: int, data: bytes) -> list[str]:
-        """Take what came on one channel (1 standard output, 2 standard error); gives the lines that it ends."""
-        part = self._parts.setdefault(channel, bytearray())
-        part += data
-        *whole, rest = bytes(part).split(b"\n")
-        self._parts[channel] = bytearray(rest[-_LONGEST_LINE:])
-        return [line for raw in whole if (line := self._told_once(raw)) is not None]
+        """Take what came on one channel (1 standard output, 2 standard error); gives the lines that it ends.
+
+        The engine keeps a long line in several pieces, and each comes with the stamp of the line.
+        """
+        part, lines = self._parts.setdefault(channel, bytearray()), []
+        for piece in data.splitlines(keepends=True):
+            stamp = _STAMP.match(piece)
+            if stamp is not None and not self._is_new(piece):
+                continue
+            if stamp is not None:
+                self._last_stamp = stamp[1].decode()
+            part += piece[stamp.end() if stamp is not None else 0 :]
+            if part.endswith(b"\n"):
+                lines.append(part.decode(errors="replace").rstrip("\r\n"))
+                part.clear()
+            del part[:-_LONGEST_LINE]
+        return lines
 
     def reconnect(self, otherwise: str) -> str:
         """Forget half lines, for the engine begins anew; gives where to go on, as the engine wants it."""
         self._parts.clear()
         return engine_time(self._last_stamp, earlier=_OVERLAP) or otherwise
 
-    def _told_once(self, raw: bytes) -> str | None:
-        if raw in self._seen:
-            return None
-        self._seen.add(raw)
-        self._order.append(raw)
-        if len(self._order) > _REMEMBERED_LINES:
+    def _is_new(self, piece: bytes) -> bool:
+        if piece in self._seen:
+            return False
+        self._seen.add(piece)
+        self._order.append(piece)
+        if len(self._order) > _REMEMBERED_PIECES:
             self._seen.discard(self._order.popleft())
-        stamp, _, text = raw.partition(b" ")
-        self._last_stamp = stamp.decode(errors="replace")
-        return text.decode(errors="replace").rstrip("\r")
+        return True
 
 
 async def log_lines(engine: Engine, gateway: Gateway) -> AsyncIterator[str]:
