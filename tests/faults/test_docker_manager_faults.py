@@ -154,7 +154,7 @@ async def test_a_gateway_that_somebody_removes(bench: Bench) -> None:
     async with replaced(bench) as it:
         await asyncio.to_thread(bench.api.remove, it.container(VICTIM))
         await it.not_ready(VICTIM)
-        await it.says(f"{VICTIM} is gone.", "container ended with code 137 (it was killed)")
+        await it.says(f"{VICTIM} is gone.", "container is gone.", "container ended with code 137 (it was killed)")
 
 
 async def test_a_gateway_that_the_kernel_kills_for_want_of_memory(bench: Bench) -> None:

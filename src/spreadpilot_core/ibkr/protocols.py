@@ -15,7 +15,7 @@ Times are aware `datetime`s in UTC. Durations are `float` seconds.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Literal, Protocol
@@ -264,7 +264,7 @@ class Gateway:
     follower_id: FollowerId
     leases: Leases
     trading_mode: TradingMode
-    user: str | None = None
+    user: str | None = field(default=None, repr=False)
     """The IBKR user that it was made for, as far as its own configuration says."""
     spec_digest: str
     dialect: Dialect
