@@ -232,9 +232,10 @@ async def measure(own: OwnEngine, gateways: int, kills: int, rounds: int, reject
             await bench.close()
     show_starts(times, gateways)
     show_spread("killed container known", known)
-    bench = Bench(EngineUnderTest(own.socket, own))
-    show_spread("rejected, until it ended", await rejected(bench, rejections))
-    await bench.close()
+    for deaf, title in ((False, "rejected, until it ended"), (True, "the same, deaf to SIGTERM")):
+        bench = Bench(EngineUnderTest(own.socket, own))
+        show_spread(title, await rejected(bench, rejections, deaf=deaf))
+        await bench.close()
 
 
 def show_starts(times: dict[str, list[float]], gateways: int) -> None:

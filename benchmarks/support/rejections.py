@@ -11,20 +11,31 @@ from spreadpilot_core.ibkr.events import GatewayLaunched
 from spreadpilot_core.ibkr.runtimes.docker_containers import parse_time
 from spreadpilot_core.ibkr.runtimes.docker_naming import OWNER
 from support.docker_bench import Bench, DockerHome
-from support.docker_images import GENERATIONS
+from support.docker_images import GENERATIONS, Generation, derived_image, simulator_image
 
 REJECTING = {"SIMULATOR_PASSWORD_SHA256": "0" * 64, "SIMULATOR_TIMINGS": "real"}
 """As slow to start and to stop as real ones."""
 _REJECTION = re.compile(r"(\d{4}-\S+Z) [^\n]*unrecognized username or password", re.IGNORECASE)
+_LINES: dict[Generation, str] = {
+    "ibc": "2026-11-24 20:00:00:123 IBC: detected dialog entitled: Unrecognized Username or Password; event=Opened",
+    "ibcontroller": "2026-11-24 20:00:00,123 INFO ibcontroller.recognisers: IBController > unrecognized username or password"
+    " -- login rejected",
+}
 PATIENCE = 600.0
 
 
-async def rejected(bench: Bench, count: int) -> list[float]:
-    """Seconds from the line to the end of the container, for `count` followers, half of them of each generation."""
+async def rejected(bench: Bench, count: int, *, deaf: bool) -> list[float]:
+    """Seconds from the line to the end of the container, for `count` followers, half of them of each generation.
+
+    A `deaf` controller is a shell that writes the line, goes on, and does not heed SIGTERM.
+    """
+    if not count:
+        return []
     home = DockerHome(bench, log_level="error", stop_grace=90.0, max_startup_time=PATIENCE)
     for half, generation in enumerate(GENERATIONS):
         names = [f"f{number}" for number in range(half, count, len(GENERATIONS))]
-        await home.add_on(generation, *names, environment=REJECTING)
+        image = await asyncio.to_thread(_deaf_image if deaf else _rejecting_image, bench, generation)
+        await home.add_with(image, *names)
     manager = home.manager()
     begun, happened = time.time(), manager.events()
     await manager.start()
@@ -41,6 +52,18 @@ async def rejected(bench: Bench, count: int) -> list[float]:
     await manager.stop()
     await home.end()
     return [_lived_on(logs[container], ends, container) for container in logs]
+
+
+def _rejecting_image(bench: Bench, generation: Generation) -> str:
+    return simulator_image(bench.api, generation, REJECTING)
+
+
+def _deaf_image(bench: Bench, generation: Generation) -> str:
+    """Of an image its command is looked at, so the old one stays behind the new one, unused."""
+    base = simulator_image(bench.api, generation)
+    command = bench.api.ask("GET", f"/images/{base}/json")["Config"]["Cmd"]
+    deaf = f"trap '' TERM; sleep 1; echo '{_LINES[generation]}'; while :; do sleep 1; done"
+    return derived_image(bench.api, base, {}, command=["sh", "-c", deaf, "deaf", *command])
 
 
 def _log_to_its_end(bench: Bench, container: str) -> str:

@@ -130,7 +130,12 @@ class DockerHome(Home):
         self, generation: Generation, *follower_ids: str, environment: Mapping[str, str] | None = None
     ) -> None:
         """Followers whose gateways are of one generation, as a user writes them; the image has these variables more."""
-        image = await asyncio.to_thread(simulator_image, self.bench.api, generation, environment)
+        await self.add_with(
+            await asyncio.to_thread(simulator_image, self.bench.api, generation, environment), *follower_ids
+        )
+
+    async def add_with(self, image: str, *follower_ids: str) -> None:
+        """Followers whose gateways are of this image."""
         for follower_id in follower_ids:
             await self.add(follower_id)
             with self.followers_file.open("a") as file:
