@@ -69,6 +69,13 @@ class EngineUnderTest:
                 yield
 
 
+def given_engine() -> DockerApi | None:
+    """The engine that is there already, on this host and answering."""
+    scheme, _, path = os.environ.get(_OTHER_ENGINE, "unix:///var/run/docker.sock").partition("://")
+    api = DockerApi(path)
+    return api if scheme == "unix" and api.is_there() else None
+
+
 class OwnEngine:
     """One dockerd and its containerd in name spaces of their own."""
 
@@ -236,11 +243,11 @@ def own_engine_fixture(pytestconfig: pytest.Config) -> EngineUnderTest:
 @pytest.fixture(scope="session", name="engine")
 def engine_fixture(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> EngineUnderTest:
     """The engine that is there, else one of our own; on the former, the images of this run are removed at its end."""
-    scheme, _, path = os.environ.get(_OTHER_ENGINE, "unix:///var/run/docker.sock").partition("://")
-    if scheme != "unix" or not DockerApi(path).is_there():
+    given = given_engine()
+    if given is None:
         own: EngineUnderTest = request.getfixturevalue("own_engine")
         return own
     if _CLEANED not in pytestconfig.stash:
         pytestconfig.stash[_CLEANED] = True
-        pytestconfig.add_cleanup(lambda: remove_images(DockerApi(path)))
-    return EngineUnderTest(path)
+        pytestconfig.add_cleanup(lambda: remove_images(given))
+    return EngineUnderTest(given.socket)

