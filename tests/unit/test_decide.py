@@ -507,8 +507,8 @@ def test_a_gateway_that_may_not_be_replaced_is_connected_to_again_and_again() ->
         if decision.action is not None and decision.action.kind is ActionKind.CONNECT:
             tries.append((world.now - begun).total_seconds())
     pauses = [after - before for before, after in itertools.pairwise(tries[CONNECT_TRIES:])]
-    assert max(pauses) < 400
-    assert len(pauses) < 60
+    assert max(pauses) < 310  # five minutes, and the try itself
+    assert len(pauses) < 80
     waiting = next(said for _ in range(20) if (said := world.step()).action is None)
     assert "tries failed" in (waiting.reason or "")
     assert "Next try at" in (waiting.next_action or "")
@@ -517,7 +517,7 @@ def test_a_gateway_that_may_not_be_replaced_is_connected_to_again_and_again() ->
     world.api_answers, back = True, world.now
     walk(world)
     assert world.memory.state is State.READY
-    assert world.now - back < timedelta(seconds=400)
+    assert world.now - back < timedelta(seconds=310)
     assert (world.containers, len(world.logins_typed), world.broken) == (1, 1, [])
 
 

@@ -22,8 +22,8 @@ STABLE_SESSION = 600.0
 """Seconds of readiness after which earlier losses no longer count."""
 CONNECT_TRIES = 6
 """One try and five retries."""
-CONNECT_CAP = 300.0
-"""Longest pause between the tries of a gateway that nobody may replace now."""
+CONNECT_CAP = 240.0
+"""Longest pause between the tries of a gateway that nobody may replace now; with its jitter at most five minutes."""
 
 
 def spread(follower_id: FollowerId, salt: int = 0) -> float:
