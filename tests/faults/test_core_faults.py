@@ -258,6 +258,43 @@ async def states_of(manager: GatewayManager, heard: list[State]) -> None:
         heard.extend([event.after] if isinstance(event, StateChanged) else [])
 
 
+@pytest.mark.parametrize("hanging", [1, 99], ids=["once", "for ever"])
+async def test_a_log_that_does_not_end_hides_no_dead_gateway(
+    home: Home, runtime: SimulatedRuntime, monkeypatch: pytest.MonkeyPatch, hanging: int
+) -> None:
+    """Docker's log may hang when its file is rotated: it is read again, and the gateway is replaced in any case."""
+    monkeypatch.setattr(presence, "LOG_ENDS_WITHIN", 0.2)
+    await home.add(ANNA)
+    async with running(home) as manager:
+        await state(manager, State.READY)
+        await manager.stop_gateway(ANNA)
+        house = house_of(manager)
+        read, readings = house.runtime.log, 0
+
+        async def hangs(gateway: Gateway) -> AsyncIterator[str]:
+            nonlocal readings
+            readings += 1
+            hang = readings <= hanging
+            async for line in read(gateway):
+                yield line
+            if hang:
+                await asyncio.Event().wait()
+
+        house.runtime.log = hangs  # type: ignore[method-assign]
+        await manager.launch_gateway(ANNA)
+        await state(manager, State.READY)
+        first = supervisor_of(manager).presence.gateway
+        assert first is not None
+        await runtime.kill(ANNA)
+
+        def is_replaced() -> bool:
+            there = supervisor_of(manager).presence.gateway
+            return there is not None and there.container_id != first.container_id
+
+        await eventually(is_replaced, lambda: seen(manager, ANNA))
+        await state(manager, State.READY)
+
+
 async def test_a_list_that_is_older_than_a_launch_says_nothing_about_it(home: Home) -> None:
     """A launch that begins and ends while the runtime still writes its list isn't taken for gone."""
     await home.add(ANNA)

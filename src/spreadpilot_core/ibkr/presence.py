@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 LOG_AGAIN = 2.0
 """Seconds before a log that broke off is followed again."""
+LOG_ENDS_WITHIN = 5.0
+"""Seconds that the log of a container that ended may take to end too; Docker's may hang for ever when its file is rotated."""
 LOG_TRIES = 3
 """How often the log of a container that ended is tried: what it said last is worth a few seconds, and no more."""
 
@@ -46,6 +48,7 @@ class Presence:
         self.log_ended = True
         self._login_log: LoginLog | None = None
         self._log_task: asyncio.Task[None] | None = None
+        self._log_end_task: asyncio.Task[None] | None = None
 
     @property
     def login_view(self) -> LoginView | None:
@@ -90,6 +93,8 @@ class Presence:
             if gateway.state is not RuntimeState.CREATED:
                 self.log_ended, self._login_log = False, LoginLog(gateway.dialect)
                 self._log_task = self._tasks.begin("follow the log", self._follow_log(gateway, self._login_log))
+        if gateway is not None and gateway.state is RuntimeState.EXITED and self._log_end_task is None:
+            self._log_end_task = self._tasks.begin("see the log's end", self._see_log_end(gateway, self._login_log))
         self._wake()
         return before is not None and gateway is None
 
@@ -113,9 +118,23 @@ class Presence:
             self.drop_connection(self.connection.closed_reason or "the socket was closed")
 
     def _stop_log(self) -> None:
-        if self._log_task is not None:
+        for task in (self._log_task, self._log_end_task):
+            if task is not None:
+                task.cancel()
+        self._log_task, self._log_end_task, self._login_log, self.log_ended = None, None, None, True
+
+    async def _see_log_end(self, gateway: Gateway, login_log: LoginLog | None) -> None:
+        """Read the log again when it does not end with its container, and in the end go without its last lines."""
+        for _ in range(LOG_TRIES):
+            await asyncio.sleep(LOG_ENDS_WITHIN)
+            if self.log_ended or login_log is None or self._log_task is None:
+                return
+            log.warning("log did not end with its container", follower=self._follower_id)
             self._log_task.cancel()
-        self._log_task, self._login_log, self.log_ended = None, None, True
+            self._log_task = self._tasks.begin("follow the log", self._follow_log(gateway, login_log))
+        await asyncio.sleep(LOG_ENDS_WITHIN)
+        self.log_ended = True
+        self._wake()
 
     async def _follow_log(self, gateway: Gateway, login_log: LoginLog) -> None:
         """Read the log of this life to its end; one that breaks off is followed again (it knows lines that come twice)."""
