@@ -27,9 +27,10 @@ from spreadpilot_core.ibkr.gateway_manager import (
     State,
     UnknownFollowerError,
 )
+from spreadpilot_core.ibkr.house import spec_for
 from spreadpilot_core.ibkr.opening import open_records
-from spreadpilot_core.ibkr.protocols import ContainerId, FollowerId
-from support.home import Home, eventually, seen
+from spreadpilot_core.ibkr.protocols import ContainerId, Follower, FollowerId, Leases
+from support.home import PATIENCE, Home, eventually, free_ports, seen
 
 
 @pytest.fixture
@@ -485,3 +486,37 @@ async def test_a_cut_audit_trail_is_found_by_the_hash_in_the_record_store(home: 
     await asyncio.to_thread(trail.path.write_bytes, cut)
 
     assert not (await asyncio.to_thread(trail.verify, kept.hash)).is_whole
+
+
+async def test_a_roster_that_says_the_same_wakes_nobody(home: Home) -> None:
+    """Read again unchanged, the followers are not gone through; changed, they are."""
+    await home.add("anna")
+    async with running(home) as manager:
+        await ready(manager, "anna")
+        assert manager._fleet is not None
+        supervisor = manager._fleet.supervisors[FollowerId("anna")]
+        before = supervisor.spec
+        for _ in range(3):
+            await manager.reload_followers()
+        assert supervisor.spec is before
+        await home.add("ben")
+        await manager.reload_followers()
+        assert supervisor.spec is not before
+        await ready(manager, "anna", "ben")
+
+
+async def test_a_gateway_of_nobody_that_turns_up_is_removed(home: Home) -> None:
+    """A container of ours that no record names, made while the manager runs, goes; the others stay."""
+    await home.add("anna")
+    async with running(home, full_comparison_interval=0.5) as manager:
+        await ready(manager, "anna")
+        assert manager._opened is not None
+        runtime = home.runtime()
+        await runtime.open()
+        nobody = Follower(id=FollowerId("nobody"), vault_secret_ref="ibkr/nobody", enabled=True)
+        await runtime.create(spec_for(nobody, manager._opened.house.options), Leases(free_ports(1), 1000))
+        async with asyncio.timeout(PATIENCE):
+            while [each.follower_id for each in await runtime.find()] != ["anna"]:
+                await asyncio.sleep(0.05)
+        await runtime.close()
+        assert manager.is_healthy("anna")

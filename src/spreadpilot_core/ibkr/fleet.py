@@ -189,21 +189,20 @@ class Fleet:
             self._relist_asked.clear()
             tell, asked = self._runtime_away, self._relist_asked
             self._take_list(*await self._reaching.until_reached("runtime", self._look, tell=tell, sooner=asked))
-            await arrives(self._relist_asked, within=self._settings.full_comparison_interval)
+            if not await arrives(self._relist_asked, within=self._settings.full_comparison_interval):
+                self._apply_roster()
 
     async def _look(self) -> tuple[Mapping[FollowerId, Gateway], set[FollowerId]]:
         """What there is, and whose gateways were acted on since the list was asked for: it says nothing of those."""
-        idle = {each: it.slot for each, it in self.supervisors.items() if not it.slot.is_busy_with_container}
-        before = {each: slot.container_actions for each, slot in idle.items()}
+        idle = (it for it in self.supervisors.values() if not it.slot.is_busy_with_container)
+        before = {each.follower_id: each.slot.container_actions for each in idle}
         found = await self._house.runtime.find()
         busy = {each for each, it in self.supervisors.items() if it.slot.container_actions != before.get(each, 0)}
         return {gateway.follower_id: gateway for gateway in found}, busy
 
     def _take_list(self, found: Mapping[FollowerId, Gateway], busy: set[FollowerId]) -> None:
         """Give each supervisor what the list says of it, but for those that acted since the list was asked for."""
-        for follower_id in found:
-            if follower_id not in self.supervisors:
-                self._supervise(follower_id)
+        new = [self._supervise(each) for each in found if each not in self.supervisors]
         self._runtime_fault = None
         for follower_id, supervisor in self.supervisors.items():
             supervisor.runtime_fault = None
@@ -214,7 +213,7 @@ class Fleet:
                 supervisor.adopt(gateway, self._open_logins.pop(follower_id, None))
             else:
                 supervisor.see(gateway)
-        if not self._listed.is_set():
+        if new or not self._listed.is_set():
             self._listed.set()
             self._apply_roster()
 
@@ -285,11 +284,11 @@ class Fleet:
         self._take_roster(await self._followers.load())
 
     def _take_roster(self, roster: Roster) -> None:
-        if roster != self._roster:
+        if roster != self._roster:  # else nothing asks for it: a store that is polled says the same all day
             tell_roster(self._house, roster)
-        self._roster = roster
-        self.faulty = dated(roster.faulty, self.faulty, self._house.clock())
-        self._apply_roster()
+            self._roster = roster
+            self.faulty = dated(roster.faulty, self.faulty, self._house.clock())
+            self._apply_roster()
         self.roster_known.set()
 
     def _apply_roster(self) -> None:
