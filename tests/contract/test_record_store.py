@@ -85,6 +85,8 @@ async def test_report_replaces_the_mappings(under_test: RecordsUnderTest, store:
     mappings = await under_test.mappings()
     assert [(each["follower_id"], each["status"]) for each in mappings] == [("bert", "STARTING"), ("cleo", "RUNNING")]
     assert set(mappings[0]) >= {"container_id", "container_name", "host_port", "client_id", "last_updated"}
+    await store.report(None, [an_entry(1)])
+    assert await under_test.mappings() == mappings
     await store.report([], [])
     assert await under_test.mappings() == []
 

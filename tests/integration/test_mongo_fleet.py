@@ -267,6 +267,33 @@ async def test_mappings_follow_every_change_and_heal(home: Home, server: MongoSe
     assert await asyncio.to_thread(mappings_in, server) == {}
 
 
+async def test_a_restarted_manager_never_empties_the_mappings(home: Home, server: MongoServer) -> None:
+    """From detach to adoption, whoever reads finds the gateway that runs all the time."""
+    await store_credentials(home, ["anna"])
+    await asyncio.to_thread(put_follower, server, "anna")
+    manager = manager_of(home, server)
+    await manager.start()
+    await eventually(lambda: running_of(manager) == {"anna"}, manager.list_gateways)
+    await mapped_as(server, manager, "anna")
+    await manager.detach()
+    manager, found, ended = manager_of(home, server), [], asyncio.Event()
+
+    async def watch() -> None:
+        while not ended.is_set():
+            found.append(set(await asyncio.to_thread(mappings_in, server)))
+
+    watching = asyncio.create_task(watch())
+    try:
+        await manager.start()
+        await eventually(lambda: running_of(manager) == {"anna"}, manager.list_gateways)
+        await mapped_as(server, manager, "anna")
+        ended.set()
+        await watching
+    finally:
+        await manager.stop()
+    assert [each for each in found if each != {"anna"}] == []
+
+
 MAPPED = {"_id", "follower_id", "container_id", "container_name", "host_port", "client_id", "status", "last_updated"}
 
 

@@ -89,7 +89,7 @@ class Fleet:
         self._deleted: set[FollowerId] = set()
         self._cycles: dict[FollowerId, asyncio.Task[None]] = {}
         self._runtime_fault: str | None = "The runtime was not asked yet what runs."
-        self._listed = asyncio.Event()
+        self.listed = asyncio.Event()
         self._relist_asked = asyncio.Event()
         self._reload_asked = asyncio.Event()
         self._link_lost: set[FollowerId] = set()
@@ -118,7 +118,7 @@ class Fleet:
         """Wait until followers, records and runtime were read once, at most `timeout` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._listed.wait()
+                await self.listed.wait()
                 await self._records_known.wait()
                 await self.roster_known.wait()
 
@@ -128,7 +128,7 @@ class Fleet:
         Raises `RuntimeUnavailableError` when it was never learned what runs.
         """
         self._stopping = True
-        if self._acts.is_set() and not await arrives(self._listed, within=LISTED_WITHIN):
+        if self._acts.is_set() and not await arrives(self.listed, within=LISTED_WITHIN):
             raise RuntimeUnavailableError(f"What runs could not be listed, and was not stopped: {self._runtime_fault}")
         for supervisor in self.supervisors.values():
             self._want(supervisor, Wanted.SHUTDOWN, "The manager stops.")
@@ -174,7 +174,7 @@ class Fleet:
             attempt = self._open_logins.pop(follower_id, None) if adopted else None  # else it waits for the list
             supervisor.take_record(self._record_of(follower_id), attempt)
         self._apply_roster()
-        await self._listed.wait()
+        await self.listed.wait()
         while self._open_logins:
             follower_id, attempt = self._open_logins.popitem()
             if follower_id not in self.supervisors or not self.supervisors[follower_id].has_open_login:
@@ -213,8 +213,8 @@ class Fleet:
                 supervisor.adopt(gateway, self._open_logins.pop(follower_id, None))
             else:
                 supervisor.see(gateway)
-        if new or not self._listed.is_set():
-            self._listed.set()
+        if new or not self.listed.is_set():
+            self.listed.set()
             self._apply_roster()
 
     async def _keep_term(self, make_term: Callable[[str], Term]) -> None:
@@ -230,7 +230,7 @@ class Fleet:
             self._acts.clear()
             for supervisor in self.supervisors.values():
                 supervisor.slot.make_way()
-            if not self._listed.is_set():
+            if not self.listed.is_set():
                 self._runtime_away(standing.sentence)
         elif not self._acts.is_set():
             self._acts.set()
@@ -255,7 +255,7 @@ class Fleet:
                 supervisor.wake()
 
     async def _follow_runtime(self) -> None:
-        await self._listed.wait()
+        await self.listed.wait()
         async for event in self._house.runtime.events():
             known = self.supervisors.get(event.follower_id) if event.follower_id is not None else None
             if event.kind is RuntimeEventKind.GAP or known is None:

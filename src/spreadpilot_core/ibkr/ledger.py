@@ -158,7 +158,7 @@ class Ledger:
         """What a manager that died left open. Raises `StoreUnavailableError`."""
         return await self._store.unsettled_logins()
 
-    async def report(self, mappings: Sequence[GatewayMapping], history: Sequence[HistoryEntry]) -> None:
+    async def report(self, mappings: Sequence[GatewayMapping] | None, history: Sequence[HistoryEntry]) -> None:
         """What other services read. Raises `StoreUnavailableError`."""
         await self._store.report(mappings, history)
 

@@ -138,8 +138,8 @@ class RecordStore(Protocol):
     async def counted_logins(self, user: str, since: datetime) -> Sequence[LoginAttempt]:
         """Attempts of this user reserved at or after `since` whose outcome counts, oldest first."""
 
-    async def report(self, mappings: Sequence[GatewayMapping], history: Sequence[HistoryEntry]) -> None:
-        """Replace the mappings by these and append these history entries (an id already there is skipped)."""
+    async def report(self, mappings: Sequence[GatewayMapping] | None, history: Sequence[HistoryEntry]) -> None:
+        """Replace the mappings by these (None: leave them) and append these history entries, unless their id is there."""
 
     async def keep_audit_head(self, trail: str, head: AuditHead) -> None:
         """Keep the newest line of this audit trail (host and path), for `audit verify`; an older one changes nothing."""

@@ -120,7 +120,10 @@ class Reporter:
             await ledger.keep_audit_head(auditor.trail_name, head)
             self._audit_head = head
 
-    def _mappings(self) -> list[GatewayMapping]:
+    def _mappings(self) -> list[GatewayMapping] | None:
+        """None before it is known what runs: what an earlier manager wrote is as good as anything then."""
+        if not self._fleet.listed.is_set():
+            return None
         return [
             GatewayMapping(
                 follower_id=supervisor.follower_id,

@@ -172,14 +172,15 @@ class LocalRecords:
 
     # ------------------------------------------------------------------ mappings and history
 
-    async def report(self, mappings: Sequence[GatewayMapping], history: Sequence[HistoryEntry]) -> None:
-        """Replace the mappings, append the history, and prune it by age and count."""
-        mapped = [(mapping.follower_id, _text(MAPPINGS.dump(mapping))) for mapping in mappings]
+    async def report(self, mappings: Sequence[GatewayMapping] | None, history: Sequence[HistoryEntry]) -> None:
+        """Replace the mappings unless they are None, append the history, and prune it by age and count."""
+        mapped = [(mapping.follower_id, _text(MAPPINGS.dump(mapping))) for mapping in mappings or ()]
         entries = [(entry.id, timestamp(entry.at), _text(HISTORY.dump(entry))) for entry in history]
         oldest = timestamp(self._clock() - HISTORY_AGE)
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM mappings")
+            if mappings is not None:
+                connection.execute("DELETE FROM mappings")
             connection.executemany("INSERT OR REPLACE INTO mappings VALUES (?, ?)", mapped)
             if entries:
                 connection.executemany("INSERT OR IGNORE INTO history (id, at, document) VALUES (?, ?, ?)", entries)

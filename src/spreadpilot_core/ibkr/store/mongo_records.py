@@ -186,9 +186,9 @@ class MongoRecords:
 
     # ------------------------------------------------------------------ mappings and history
 
-    async def report(self, mappings: Sequence[GatewayMapping], history: Sequence[HistoryEntry]) -> None:
-        """Replace the mappings and append the history; while the server is away, on its return."""
-        self._mappings_due = mappings
+    async def report(self, mappings: Sequence[GatewayMapping] | None, history: Sequence[HistoryEntry]) -> None:
+        """Replace the mappings, unless None, and append the history; while the server is away, on its return."""
+        self._mappings_due = self._mappings_due if mappings is None else mappings
         documents = [HISTORY.dump(entry) for entry in history]
         await self._write_or_keep(
             lambda: self._write_report(documents), [("history", document) for document in documents]
