@@ -262,7 +262,7 @@ async def states_of(manager: GatewayManager, heard: list[State]) -> None:
 async def test_a_log_that_does_not_end_hides_no_dead_gateway(
     home: Home, runtime: SimulatedRuntime, monkeypatch: pytest.MonkeyPatch, hanging: int
 ) -> None:
-    """Docker's log may hang when its file is rotated: it is read again, and the gateway is replaced in any case."""
+    """A stream that hangs is read again, and the gateway is replaced in any case."""
     monkeypatch.setattr(presence, "LOG_ENDS_WITHIN", 0.2)
     await home.add(ANNA)
     async with running(home) as manager:

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 LOG_AGAIN = 2.0
 """Seconds before a log that broke off is followed again."""
 LOG_ENDS_WITHIN = 5.0
-"""Seconds that the log of a container that ended may take to end too; Docker's may hang for ever when its file is rotated."""
+"""Seconds that the log of a container that ended may take to end too: a stream that hangs must hide no death."""
 LOG_TRIES = 3
 """How often the log of a container that ended is tried: what it said last is worth a few seconds, and no more."""
 

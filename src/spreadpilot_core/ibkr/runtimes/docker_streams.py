@@ -105,8 +105,8 @@ def event_from(told: Mapping[str, Any]) -> RuntimeEvent | None:
 
 _HEADER = struct.Struct(">BxxxL")
 _LONGEST_LINE = 64 * 1024
-_REMEMBERED_PIECES = 1024
-"""More than a rotation repeats; the engine repeats up to some hundred."""
+_REMEMBERED_PIECES = 2048
+"""More than a rotation repeats; the engine repeats up to some hundred lines, of two pieces or more."""
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT[\d:.]+Z) ")
 _OVERLAP = timedelta(seconds=0.5)
 """A log that comes back is read from this much before its last line: the two channels are stamped apart."""
@@ -156,13 +156,9 @@ class LogReader:
 
 
 async def log_lines(engine: Engine, gateway: Gateway) -> AsyncIterator[str]:
-    """The lines of this gateway's life from its start, then live; ends when this life has ended.
-
-    The engine may end a stream early, and says nothing then: an ended life is read until a reading brings nothing new.
-    """
+    """The lines of this gateway's life from its start, then live; ends when this life has ended."""
     reader, pause = LogReader(), _FIRST_PAUSE
     while True:
-        brought = False
         try:
             if (life := await _life(engine, gateway)) is None:
                 return
@@ -170,10 +166,8 @@ async def log_lines(engine: Engine, gateway: Gateway) -> AsyncIterator[str]:
                 since = reader.reconnect(otherwise=life.begin)
                 async with aclosing(_follow(engine, gateway.container_id, reader, since=since)) as lines:
                     async for line in lines:
-                        pause, brought = _FIRST_PAUSE, True
+                        pause = _FIRST_PAUSE
                         yield line
-            if life.is_over and brought:
-                continue
             if life.is_over:
                 return
         except RuntimeUnavailableError as fault:
