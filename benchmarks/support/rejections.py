@@ -6,11 +6,13 @@ import asyncio
 import json
 import re
 import time
+from http import HTTPStatus
 
 from spreadpilot_core.ibkr.events import GatewayLaunched
 from spreadpilot_core.ibkr.runtimes.docker_containers import parse_time
 from spreadpilot_core.ibkr.runtimes.docker_naming import OWNER
 from support.docker_bench import Bench, DockerHome
+from support.docker_http import DockerApiError
 from support.docker_images import GENERATIONS, Generation, derived_image, simulator_image
 
 REJECTING = {"SIMULATOR_PASSWORD_SHA256": "0" * 64, "SIMULATOR_TIMINGS": "real"}
@@ -25,7 +27,7 @@ PATIENCE = 600.0
 
 
 async def rejected(bench: Bench, count: int, *, deaf: bool) -> list[float]:
-    """Seconds from the line to the end of the container, for `count` followers, half of them of each generation.
+    """Seconds from the line to the end of the container, for up to `count` followers, half of them of each generation.
 
     A `deaf` controller is a shell that writes the line, goes on, and does not heed SIGTERM.
     """
@@ -39,7 +41,7 @@ async def rejected(bench: Bench, count: int, *, deaf: bool) -> list[float]:
     manager = home.manager()
     begun, happened = time.time(), manager.events()
     await manager.start()
-    reading: dict[str, asyncio.Task[str]] = {}
+    reading: dict[str, asyncio.Task[str | None]] = {}
     async with asyncio.timeout(PATIENCE):
         async for event in happened:
             if isinstance(event, GatewayLaunched):
@@ -51,7 +53,7 @@ async def rejected(bench: Bench, count: int, *, deaf: bool) -> list[float]:
     ends = await asyncio.to_thread(_ends, bench, begun)
     await manager.stop()
     await home.end()
-    return [_lived_on(logs[container], ends, container) for container in logs]
+    return [_lived_on(log, ends, container) for container, log in logs.items() if log is not None]
 
 
 def _rejecting_image(bench: Bench, generation: Generation) -> str:
@@ -66,8 +68,14 @@ def _deaf_image(bench: Bench, generation: Generation) -> str:
     return derived_image(bench.api, base, {}, command=["sh", "-c", deaf, "deaf", *command])
 
 
-def _log_to_its_end(bench: Bench, container: str) -> str:
-    said: str = bench.api.ask("GET", f"/containers/{container}/logs", stdout=1, stderr=1, timestamps=1, follow=1)
+def _log_to_its_end(bench: Bench, container: str) -> str | None:
+    """None for a container that was gone before its log could be asked for."""
+    try:
+        said: str = bench.api.ask("GET", f"/containers/{container}/logs", stdout=1, stderr=1, timestamps=1, follow=1)
+    except DockerApiError as refused:
+        if refused.status != HTTPStatus.NOT_FOUND:
+            raise
+        return None
     return said
 
 
