@@ -221,8 +221,8 @@ class Engine:
     async def ensure_volume(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Create a volume, or find the one that has its name; gives it whole."""
         async with self._asking(f"create the volume {config['Name']}"):
-            # The engine answers with the whole volume, which the library's own call throws away.
-            found: dict[str, Any] = await self._client._query_json("volumes/create", method="POST", data=dict(config))  # noqa: SLF001
+            # Asked again: once the engine was restarted, creating what is there answers without its labels.
+            found: dict[str, Any] = await (await self._volumes.create(dict(config))).show()
             return found
 
     async def volumes(self, labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import math
 import struct
-import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network
@@ -29,8 +27,6 @@ log = structlog.get_logger(__name__)
 _RANGES: Final = list(ipaddress.ip_network("10.192.0.0/12").subnets(new_prefix=22))
 """Each takes 1,021 gateways; rarely used by others, and what is used is left out."""
 _TRIES: Final = 16
-_SEEN_FOR: Final = 5.0
-"""Seconds for which a network that was there need not be looked at again, so that a fleet's start asks once and not fifty times."""
 
 
 class GatewayNetwork:
@@ -41,21 +37,17 @@ class GatewayNetwork:
         self._naming = naming
         self._version = version
         self._one_at_a_time = asyncio.Lock()
-        self._seen_at = -math.inf
 
     async def ensure(self) -> None:
         """Have the network there. Raises `LaunchError` when something else bears its name."""
         async with self._one_at_a_time:
-            if time.monotonic() - self._seen_at < _SEEN_FOR:
-                return
             networks = await self._engine.networks()
-            if self._find(networks) is None:
-                await self._create(networks)
-            self._seen_at = time.monotonic()
+            if self._find(networks) is not None:
+                return
+            await self._create(networks)
 
     async def remove(self) -> None:
         """Remove it, when it is ours and no container uses it."""
-        self._seen_at = -math.inf
         if self._find(await self._engine.networks()) is None:
             return
         try:
