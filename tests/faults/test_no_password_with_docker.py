@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.service.client import ControlClient
+from spreadpilot_core.ibkr.service.client import ControlClient, NoManagerError
 from spreadpilot_core.ibkr.store.followers_file import add_follower
 from support.command import PROGRAM
 from support.docker_bench import own_engine_fixture  # noqa: F401  # a fixture
@@ -67,12 +67,11 @@ class DockerFleet:
             )
 
     def snapshots(self) -> list[dict[str, Any]]:
-        """What the control socket tells; nothing before it is there."""
+        """What the control socket tells; nothing before the manager answers."""
         assert self.process.poll() is None, self.said.read_text()
-        if not (self.state / "control.sock").exists():
-            return []
-        with ControlClient(self.state) as client:
+        with suppress(NoManagerError), ControlClient(self.state) as client:
             return client.gateways()
+        return []
 
     def is_launched(self) -> bool:
         """All RUNNING, no courier left, and no password file either."""

@@ -159,7 +159,7 @@ def test_a_namespace_is_entered(bao: BaoServer, connect: Connect) -> None:
     bao.root.adapter.post("/v1/sys/namespaces/team", json={})
     bao.root.adapter.namespace = "team"
     try:
-        bao.root.sys.enable_secrets_engine("kv", path="secret", options={"version": "2"})
+        bao.keep_versions()
         bao.put("ibkr/f1", IB_USER="team-user", IB_PASS="p")
     finally:
         bao.root.adapter.namespace = None

@@ -68,10 +68,9 @@ class BaoServer:
             keys = self.root.sys.initialize(1, 1)
             self._unseal_key, self.root.token = keys["keys"][0], keys["root_token"]
             self.unseal()
-            _until(lambda: self.root.sys.enable_secrets_engine("kv", path="secret", options={"version": "2"}) or True)
+            self.keep_versions()
             self.root.sys.enable_secrets_engine("kv", path="old", options={"version": "1"})
             self.root.sys.enable_auth_method("approle")
-            _until(lambda: self.put("warm/up", IB_USER="u", IB_PASS="p") or True)
         except BaseException:
             self.stop()
             raise
@@ -117,6 +116,11 @@ class BaoServer:
         """Start again after `kill`, and unseal."""
         self.start()
         self.unseal()
+
+    def keep_versions(self) -> None:
+        """Have `secret/` there, with versions, and able to take them: the server sets it up behind our back."""
+        _until(lambda: self.root.sys.enable_secrets_engine("kv", path="secret", options={"version": "2"}) or True)
+        _until(lambda: self.put("warm/up", IB_USER="u", IB_PASS="p") or True)
 
     def put(self, path: str, **values: object) -> None:
         """Write a new version of a secret at `secret/`."""
