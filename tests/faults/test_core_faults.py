@@ -83,6 +83,16 @@ def supervisor_of(manager: GatewayManager) -> GatewaySupervisor:
     return fleet.supervisors[ANNA]
 
 
+@contextlib.asynccontextmanager
+async def running_stopped(home: Home, **settings: Any) -> AsyncIterator[GatewayManager]:
+    """A manager whose only gateway was ready once, and was stopped by its operator."""
+    await home.add(ANNA)
+    async with running(home, **settings) as manager:
+        await state(manager, State.READY)
+        await manager.stop_gateway(ANNA)
+        yield manager
+
+
 async def state(manager: GatewayManager, wanted: State, follower_id: str = ANNA) -> None:
     await eventually(lambda: seen(manager, follower_id).state is wanted, lambda: seen(manager, follower_id))
 
@@ -183,10 +193,7 @@ async def test_an_adopted_login_that_waits_for_a_phone_keeps_others_from_asking_
 
 async def test_a_stop_during_a_launch_is_remembered(home: Home) -> None:
     """An operator's stop that comes while the container is being created stays, also over a restart of the manager."""
-    await home.add(ANNA)
-    async with running(home) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home) as manager:
         gate = Gate(house_of(manager).runtime, "create")
         launching = asyncio.create_task(manager.launch_gateway(ANNA))
         await gate.reached.wait()
@@ -204,10 +211,7 @@ async def test_a_stop_during_a_launch_is_remembered(home: Home) -> None:
 
 async def test_a_start_whose_answer_was_lost_is_the_login_that_was_reserved(home: Home) -> None:
     """Found running by the next list, it is adopted with its open login, which succeeds: nothing is counted as a failure."""
-    await home.add(ANNA)
-    async with running(home) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home) as manager:
         house = house_of(manager)
         start, inspect = house.runtime.start, house.runtime.inspect
 
@@ -264,10 +268,7 @@ async def test_a_log_that_does_not_end_hides_no_dead_gateway(
 ) -> None:
     """A stream that hangs is read again, and the gateway is replaced in any case."""
     monkeypatch.setattr(presence, "LOG_ENDS_WITHIN", 0.2)
-    await home.add(ANNA)
-    async with running(home) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home) as manager:
         house = house_of(manager)
         read, readings = house.runtime.log, 0
 
@@ -297,10 +298,7 @@ async def test_a_log_that_does_not_end_hides_no_dead_gateway(
 
 async def test_a_list_that_is_older_than_a_launch_says_nothing_about_it(home: Home) -> None:
     """A launch that begins and ends while the runtime still writes its list isn't taken for gone."""
-    await home.add(ANNA)
-    async with running(home, full_comparison_interval=0.1) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home, full_comparison_interval=0.1) as manager:
         house = house_of(manager)
         find, listed, answer = house.runtime.find, asyncio.Event(), asyncio.Event()
 
@@ -325,10 +323,7 @@ async def test_a_list_that_is_older_than_a_launch_says_nothing_about_it(home: Ho
 
 async def test_a_launch_that_ends_in_doubt_while_the_runtime_is_away_is_cleared_up_at_its_return(home: Home) -> None:
     """The list that then comes is newer than the launch: nobody waits for the next regular one."""
-    await home.add(ANNA)
-    async with running(home) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home) as manager:
         house = house_of(manager)
         find, create = house.runtime.find, Gate(house.runtime, "create")
         launching = asyncio.create_task(manager.launch_gateway(ANNA))
@@ -352,10 +347,7 @@ async def test_a_launch_that_ends_in_doubt_while_the_runtime_is_away_is_cleared_
 
 async def test_a_login_that_an_operator_took_is_taken_once(home: Home) -> None:
     """A start that failed after the login was marked spends the operator's leave: what follows keeps every rule again."""
-    await home.add(ANNA)
-    async with running(home) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home) as manager:
         house = house_of(manager)
         start = house.runtime.start
 
@@ -379,7 +371,7 @@ async def test_a_log_that_can_not_be_read_holds_up_no_replacement(
 ) -> None:
     """An engine that refuses its logs (some drivers can't read them): proven by the API alone, and replaced when it ends."""
     monkeypatch.setattr(presence, "LOG_AGAIN", 0.05)
-    monkeypatch.setattr(logging_in, "LOG_SILENCE", timedelta(seconds=0.2))
+    monkeypatch.setattr(logging_in, "LOG_SILENCE", timedelta(seconds=2))  # the API is tried once, so it must be open
     await home.add(ANNA)
     manager = home.manager()
 
@@ -404,10 +396,7 @@ async def test_a_log_that_can_not_be_read_holds_up_no_replacement(
 
 async def test_a_launch_that_fails_as_nobody_foresaw_gives_its_login_back(home: Home) -> None:
     """A mistake of ours in the middle of a launch leaves no container, no port, and no login that shuts its user out."""
-    await home.add(ANNA)
-    async with running(home) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home) as manager:
         house = house_of(manager)
         create = house.runtime.create
 
@@ -430,10 +419,7 @@ async def test_a_launch_that_fails_as_nobody_foresaw_gives_its_login_back(home: 
 
 async def test_a_door_that_takes_no_password_is_tried_a_few_times_and_then_with_pauses(home: Home) -> None:
     """Each try costs a container and a reservation: no endless quick succession of them, and none counts as a login."""
-    await home.add(ANNA)
-    async with running(home) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home) as manager:
         house, tries = house_of(manager), 0
 
         async def expired(ticket: str, door: Mapping[str, str]) -> None:
@@ -453,10 +439,7 @@ async def test_a_version_seen_long_ago_is_no_reason_to_read_the_secret_again_and
     home: Home, runtime: SimulatedRuntime
 ) -> None:
     """A rejected secret that was read after its version was last asked for is read once, not in quick succession."""
-    await home.add(ANNA)
-    async with running(home, secret_poll_interval=3600.0) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home, secret_poll_interval=3600.0) as manager:
         supervisor_of(manager).newest_version = "the version before"
         house, reads = house_of(manager), 0
         read = house.desk.read
@@ -583,10 +566,7 @@ async def test_a_stop_that_a_launch_overtakes_returns_and_the_launch_wins(home: 
 
 async def test_a_launch_while_the_runtime_is_away_says_so_and_happens_later(home: Home) -> None:
     """It raises with the reason instead of waiting for the runtime; what was asked for stays wanted."""
-    await home.add(ANNA)
-    async with running(home, full_comparison_interval=0.1) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home, full_comparison_interval=0.1) as manager:
         house = house_of(manager)
         find = house.runtime.find
 
@@ -607,10 +587,7 @@ async def test_a_launch_while_the_runtime_is_away_says_so_and_happens_later(home
 
 async def test_a_launch_whose_login_was_settled_meanwhile_starts_nothing(home: Home, runtime: SimulatedRuntime) -> None:
     """A manager held up through a takeover, whose reserved login the other one gave back, must not start it any more."""
-    await home.add(ANNA)
-    async with running(home) as manager:
-        await state(manager, State.READY)
-        await manager.stop_gateway(ANNA)
+    async with running_stopped(home) as manager:
         gate = Gate(house_of(manager).runtime, "create")
         launching = asyncio.create_task(manager.launch_gateway(ANNA))
         await gate.reached.wait()

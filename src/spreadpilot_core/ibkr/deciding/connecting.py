@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from spreadpilot_core.ibkr.deciding.decision import LONG_AGO, Action, Decision, Situation
+from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
+from spreadpilot_core.ibkr.deciding.learning import FRESH_TRIES
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Wanted
 from spreadpilot_core.ibkr.deciding.pacing import CONNECT_TRIES, connect_pause
 from spreadpilot_core.ibkr.deciding.removing import kept, replace_gateway
@@ -36,7 +37,7 @@ def connecting(s: Situation) -> Decision | None:
     if gateway.state is RuntimeState.PAUSED:
         trouble = "Its container is paused."
     if s.seen.wanted is not Wanted.KEEP and s.memory.connect_failures > CONNECT_TRIES:  # rare tries say little of now
-        s = replace(s, memory=s.remember(connect_failures=0, connect_since=None, connect_after=LONG_AGO))
+        s = replace(s, memory=s.remember(**FRESH_TRIES))
     if s.memory.connect_failures >= CONNECT_TRIES or _out_of_time(s):
         return _used_up(s, state, trouble)
     if s.memory.connect_after > s.now:
@@ -77,7 +78,7 @@ def _used_up(s: Situation, state: State, trouble: str | None) -> Decision:
 def _another_round(s: Situation, state: State, fault: str) -> Decision:
     """With the runtime away its ports may be closed although the gateway runs: it is not given up."""
     after = s.now + timedelta(seconds=connect_pause(s.seen.follower_id, CONNECT_TRIES - 1, s.seen.limits.connect_time))
-    memory = s.remember(connect_failures=0, connect_since=None, connect_after=after)
+    memory = s.remember(**{**FRESH_TRIES, "connect_after": after})
     then = f"Next try at {after:%H:%M:%S} UTC, or when the runtime answers."
     return s.verdict(state, f"Its API can't be reached. {fault}", then, until=after, memory=memory)
 

@@ -6,6 +6,7 @@ the same observation twice changes nothing the second time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -85,13 +86,9 @@ def is_logged_in(seen: Observation) -> bool:
     return answers and (view is None or not view.saw_start)
 
 
-_FRESH_CONNECT: dict[str, object] = {
-    "connect_failures": 0,
-    "connect_since": None,
-    "connect_after": LONG_AGO,
-    "id_conflicts": 0,
-    "heartbeats": 0,
-}
+FRESH_TRIES: Mapping[str, object] = {"connect_failures": 0, "connect_since": None, "connect_after": LONG_AGO}
+"""Of a memory from which connecting begins a full round of tries, at once."""
+_FRESH_CONNECT: Mapping[str, object] = {**FRESH_TRIES, "id_conflicts": 0, "heartbeats": 0}
 
 
 def _runtime_back(memory: Memory, seen: Observation, now: datetime) -> Memory:
@@ -99,8 +96,7 @@ def _runtime_back(memory: Memory, seen: Observation, now: datetime) -> Memory:
     away = seen.runtime_fault is not None
     if away or not memory.runtime_away:
         return memory if away == memory.runtime_away else replace(memory, runtime_away=away)
-    memory = replace(memory, runtime_away=False, remove_after=LONG_AGO, clock=now)
-    memory = replace(memory, connect_failures=0, connect_since=None, connect_after=LONG_AGO)
+    memory = replace(memory, runtime_away=False, remove_after=LONG_AGO, clock=now, **FRESH_TRIES)  # type: ignore[arg-type]  # the fields are Memory's
     return memory if is_logged_in(seen) else replace(memory, phase_since=now)
 
 
@@ -117,8 +113,9 @@ def _life_began(memory: Memory, seen: Observation, now: datetime) -> Memory:
         "phase_since": now,
         "was_ready": False,
         "ready_since": None,
+        "forget_failures": 0,
+        "forget_after": LONG_AGO,
     }
-    fresh |= {"forget_failures": 0, "forget_after": LONG_AGO}
     return replace(memory, life=life, settlement=None, launch_failures=0, **fresh, **_FRESH_CONNECT)  # type: ignore[arg-type]  # the fields are Memory's
 
 
