@@ -4,16 +4,18 @@
 
 `bare` creates, attaches to and starts as many containers of the same configuration through the same API, as many at once as
 the manager does (4); `runtime` is the Docker runtime alone; `manager` is from `start()` until every gateway's process runs, with
-the login's time left out: settings are as shipped, and logins take as long as real ones. The ratio is of the medians of all
-rounds, bare and ours in turn: other work on the machine falsifies it, the manager's own CPU time hardly. `docker compose up` of the
-same containers is timed where it is installed: nobody delivers a password, and it starts as many at once as it likes. Rejected
-logins of both generations say how long a container lives on after the line that tells of it. Needs root and docker.io.
+the login's time left out: settings are as shipped, and logins take as long as real ones. All three find network and settings
+volumes there, as every start but a follower's very first does; `first start ever` is the manager's with neither. The ratio is of the
+medians of all rounds, bare and ours in turn: other work on the machine falsifies it, the manager's own CPU time hardly. `docker
+compose up` of the same containers is timed where it is installed: nobody delivers a password, and it starts as many at once as it
+likes. Rejected logins of both generations say how long a container lives on after the line that tells of it. Needs root and docker.io.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import statistics
 import sys
 import time
@@ -31,8 +33,8 @@ from benchmarks.support.rejections import rejected
 from spreadpilot_core.ibkr.credentials.doors import deliver
 from spreadpilot_core.ibkr.events import Event, GatewayLaunched
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
-from spreadpilot_core.ibkr.protocols import Gateway, Leases, RuntimeEventKind
-from spreadpilot_core.ibkr.runtimes.docker_containers import HealthCheck, container_config, owned_directory
+from spreadpilot_core.ibkr.protocols import Gateway, GatewaySpec, Leases, RuntimeEventKind
+from spreadpilot_core.ibkr.runtimes.docker_containers import HealthCheck, container_config
 from spreadpilot_core.ibkr.runtimes.docker_engine import Engine
 from spreadpilot_core.ibkr.runtimes.docker_naming import OWNER, Naming
 from spreadpilot_core.ibkr.runtimes.images import look
@@ -55,26 +57,46 @@ def gateway_image(bench: Bench) -> str:
     return simulator_image(bench.api, "ibcontroller", {"SIMULATOR_TIMINGS": "real"})
 
 
-async def containers(bench: Bench, engine: Engine, count: int) -> dict[str, dict[str, Any]]:
-    """What the engine is asked for, by name, as the runtime would ask; network and volumes are there, and no part of a launch.
+def specs(bench: Bench, count: int) -> list[GatewaySpec]:
+    """The fleet; user and mode are those that the manager's followers have, for they name the volume."""
+    image = gateway_image(bench)
+    return [bench.spec(f"f{number}", image=image, user=f"user-f{number}") for number in range(count)]
 
-    Each volume belongs to the image's user: a gateway that can't write its settings ends at once, and costs nothing.
-    """
+
+async def begun_before(bench: Bench, count: int) -> None:
+    """Have network and settings volumes there: of a container that is removed again they stay, as of every gateway."""
     runtime = await bench.runtime()
-    await runtime._network.ensure()  # noqa: SLF001  # nobody else makes the very same
+    for spec in specs(bench, count):
+        await runtime.prepare(spec)
+        created = await runtime.create(spec, Leases(1, 1))
+        await runtime.remove(created.container_id, grace=0)
+
+
+def expect_volumes(bench: Bench, count: int) -> None:
+    """A start that made other volumes than those that were there is another measurement. Raises `RuntimeError`."""
+    filters = json.dumps({"label": [f"{OWNER}={bench.prefix}"]})
+    there = len(bench.api.ask("GET", "/volumes", filters=filters)["Volumes"])
+    if there != count:
+        raise RuntimeError(f"there are {there} volumes for {count} gateways")
+
+
+async def containers(bench: Bench, engine: Engine, count: int) -> dict[str, dict[str, Any]]:
+    """What the engine is asked for, by name, as the runtime would ask."""
+    await begun_before(bench, count)
     first, image_name = free_ports(count), gateway_image(bench)
-    image = look(image_name, bench.api.ask("GET", f"/images/{image_name}/json"))
-    made = {}
-    for number in range(count):
-        spec, leases = bench.spec(f"f{number}", image=image_name), Leases(first + number, 1000 + number)
-        config = container_config(
-            image, spec, leases, naming=Naming(bench.prefix), api=engine.api, health=HealthCheck(), version="0"
+    image, naming = look(image_name, bench.api.ask("GET", f"/images/{image_name}/json")), Naming(bench.prefix)
+    return {
+        f"{bench.prefix}-{number}": container_config(
+            image,
+            spec,
+            Leases(first + number, 1000 + number),
+            naming=naming,
+            api=engine.api,
+            health=HealthCheck(),
+            version="0",
         )
-        first_user = await engine.create_container(f"{bench.prefix}-volume", config)
-        await engine.put_archive(first_user, *owned_directory(image.settings_path, image.uid, image.gid))
-        await engine.delete_container(first_user)
-        made[f"{bench.prefix}-{number}"] = config
-    return made
+        for number, spec in enumerate(specs(bench, count))
+    }
 
 
 def expect_running(bench: Bench, count: int) -> None:
@@ -120,11 +142,11 @@ async def through_compose(bench: Bench, count: int, program: list[str]) -> float
 
 async def through_the_runtime(bench: Bench, count: int, kills: int) -> tuple[float, list[float]]:
     """Seconds for the runtime, and the seconds after which each killed container was known."""
+    await begun_before(bench, count)
     runtime = await bench.runtime()
     first, limit = free_ports(count), asyncio.Semaphore(AT_ONCE)
 
-    async def one(number: int) -> Gateway:
-        spec = bench.spec(f"f{number}", image=gateway_image(bench))
+    async def one(number: int, spec: GatewaySpec) -> Gateway:
         async with limit:
             await runtime.prepare(spec)
             created = await runtime.create(spec, Leases(first + number, 1000 + number))
@@ -132,8 +154,9 @@ async def through_the_runtime(bench: Bench, count: int, kills: int) -> tuple[flo
             return await runtime.start(created.container_id)
 
     begun = time.perf_counter()
-    gateways = await asyncio.gather(*map(one, range(count)))
+    gateways = await asyncio.gather(*(one(number, spec) for number, spec in enumerate(specs(bench, count))))
     took = time.perf_counter() - begun
+    expect_volumes(bench, count)
     await asyncio.sleep(2)
     events, latencies = runtime.events(), []
     await anext(events)
@@ -150,8 +173,8 @@ async def through_the_runtime(bench: Bench, count: int, kills: int) -> tuple[flo
     return took, latencies
 
 
-async def through_the_manager(bench: Bench, count: int) -> tuple[float, float, float, float]:
-    """Seconds until every process runs, until every gateway is ready, and until a next manager has adopted all; the first one's CPU."""
+async def manager_home(bench: Bench, count: int) -> Home:
+    """Followers and settings of a manager on the bench's engine."""
     home = Home()
     first = free_ports(count)
     settings = {
@@ -166,18 +189,38 @@ async def through_the_manager(bench: Bench, count: int) -> tuple[float, float, f
         "log_level": "error",
     }
     settings |= {name: Settings.model_fields[name].default for name in AS_SHIPPED}
-    names = [f"f{number}" for number in range(count)]
-    await home.add(*names)
-    manager = home.manager(**settings)
-    running = asyncio.create_task(until_all_run(manager.events(), count))
-    begun, begun_cpu = time.perf_counter(), time.process_time()
-    await manager.start()
-    await running
-    launched, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
+    home.settings |= settings
+    await home.add(*names_of(count))
+    return home
+
+
+def names_of(count: int) -> list[str]:
+    """The followers."""
+    return [f"f{number}" for number in range(count)]
+
+
+async def first_start_ever(bench: Bench, count: int) -> float:
+    """Seconds until every process runs, with no network and no volume there before."""
+    home = await manager_home(bench, count)
+    manager = home.manager()
+    launched, _ = await until_all_run(manager, count)
+    await manager.stop()
+    await home.end()
+    return launched
+
+
+async def through_the_manager(bench: Bench, count: int) -> tuple[float, float, float, float]:
+    """Seconds until every process runs, until every gateway is ready, and until a next manager has adopted all; the first one's CPU."""
+    await begun_before(bench, count)
+    home, names = await manager_home(bench, count), names_of(count)
+    manager = home.manager()
+    begun = time.perf_counter()
+    launched, cpu = await until_all_run(manager, count)
+    expect_volumes(bench, count)
     await until(lambda: all(map(manager.is_healthy, names)))
     ready = time.perf_counter() - begun
     await manager.detach()
-    successor = GatewayManager(**{**home.settings, **settings})
+    successor = home.manager()
     begun = time.perf_counter()
     await successor.start()
     await until(lambda: all(map(successor.is_healthy, names)))
@@ -187,7 +230,16 @@ async def through_the_manager(bench: Bench, count: int) -> tuple[float, float, f
     return launched, ready, adopted, cpu
 
 
-async def until_all_run(happened: AsyncIterator[Event], count: int) -> None:
+async def until_all_run(manager: GatewayManager, count: int) -> tuple[float, float]:
+    """Start it; the seconds until `count` gateways' processes run, and its own CPU time until then."""
+    running = asyncio.create_task(told_of(manager.events(), count))
+    begun, begun_cpu = time.perf_counter(), time.process_time()
+    await manager.start()
+    await running
+    return time.perf_counter() - begun, time.process_time() - begun_cpu
+
+
+async def told_of(happened: AsyncIterator[Event], count: int) -> None:
     """Wait for `count` launches by what the manager tells: asking it again and again would take CPU from the launches."""
     running = set[str]()
     async with asyncio.timeout(PATIENCE):
@@ -210,10 +262,10 @@ async def until(condition: Callable[[], bool]) -> None:
 async def measure(own: OwnEngine, gateways: int, kills: int, rounds: int, rejections: int) -> None:
     """Run every round and print."""
     times: dict[str, list[float]] = {"bare": [], "runtime": [], "manager": [], "ready": [], "adoption": [], "cpu": []}
-    times["compose"], program = [], compose.installed()
+    times["first"], times["compose"], program = [], [], compose.installed()
     known: list[float] = []
     for _ in range(rounds):
-        for name in ("bare", "runtime", "manager", "compose"):
+        for name in ("bare", "runtime", "manager", "first", "compose"):
             bench = Bench(EngineUnderTest(own.socket, own))
             if name == "bare":
                 times[name].append(await bare(bench, gateways))
@@ -227,6 +279,8 @@ async def measure(own: OwnEngine, gateways: int, kills: int, rounds: int, reject
                 times["ready"].append(ready)
                 times["adoption"].append(adopted)
                 times["cpu"].append(cpu)
+            elif name == "first":
+                times[name].append(await first_start_ever(bench, gateways))
             elif program is not None:
                 times[name].append(await through_compose(bench, gateways, program))
             await bench.close()
@@ -243,7 +297,8 @@ def show_starts(times: dict[str, list[float]], gateways: int) -> None:
     middle = {name: statistics.median(values) for name, values in times.items() if values}
     print(f"{gateways} gateways, {len(times['bare'])} rounds, medians:")
     print(f"  bare create, attach, start   {middle['bare']:7.2f} s")
-    for name, title in (("runtime", "runtime"), ("manager", "manager"), ("compose", "docker compose up")):
+    titles = {"runtime": "runtime", "manager": "manager", "first": "manager, first start ever"}
+    for name, title in (titles | {"compose": "docker compose up"}).items():
         if name in middle:
             print(f"  {title:27}  {middle[name]:7.2f} s   {middle[name] / middle['bare']:.2f} times bare")
         else:

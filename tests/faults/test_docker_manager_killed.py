@@ -66,7 +66,7 @@ STARTING = [
 CREATING = [
     Moment("the secret is read", f"{COURIERS}.read", "after"),
     Moment("the login is reserved, nothing is created", f"{LEDGER}.reserve", "after"),
-    Moment("the settings volume is there, no container", f"{ENGINE}.ensure_volume", "after"),
+    Moment("whether there is a settings volume is known, nothing is created", f"{ENGINE}.inspect_volume", "after"),
     Moment("the engine is creating the container", f"{ENGINE}.create_container", "into", 0.01),
     Moment("created, its settings directory not its own yet", f"{ENGINE}.create_container", "after"),
     Moment("created, and waits for its secret", f"{RUNTIME}.create", "after"),

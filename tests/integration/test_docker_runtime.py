@@ -15,7 +15,15 @@ from spreadpilot_core.ibkr.errors import (
     PortTakenError,
     UnknownImageError,
 )
-from spreadpilot_core.ibkr.protocols import ContainerId, FollowerId, Leases, RuntimeEventKind, RuntimeState
+from spreadpilot_core.ibkr.protocols import (
+    ContainerId,
+    FollowerId,
+    GatewaySpec,
+    Leases,
+    RuntimeEventKind,
+    RuntimeState,
+)
+from spreadpilot_core.ibkr.runtimes.docker import DockerRuntime
 from spreadpilot_core.ibkr.runtimes.docker_containers import HealthCheck
 from spreadpilot_core.ibkr.runtimes.docker_look import look_at_docker
 from spreadpilot_core.ibkr.runtimes.docker_naming import OWNER
@@ -121,6 +129,43 @@ async def test_the_old_generations_settings_and_the_new_ones_outlive_the_contain
     await runtime.remove(gateway.container_id, grace=0)
     assert await runtime.forget_settings(spec.follower_id) == 1
     assert await runtime.forget_settings(spec.follower_id) == 0
+
+
+async def test_settings_that_belong_to_root_stop_the_gateway_before_its_login_and_are_mended(bench: Bench) -> None:
+    """As after a launch that was cut off by the engine's end: the start says why, and the next one is well."""
+    runtime = await bench.runtime()
+    spec = bench.spec()
+    roots_volume(bench, runtime, spec)
+    gateway = await bench.launch(runtime, spec)
+    async with following(runtime, gateway) as (lines, done):
+        await asyncio.wait_for(done, 30)
+    said = "gateway-manager: the settings volume at /home/ibgateway/tws_settings does not belong to this user"
+    assert lines == [said]
+    words = await runtime.remove(gateway.container_id, grace=1)
+    assert (words.exit_code, list(words.lines)) == (97, [said])
+    await bench.ready(runtime, spec)
+
+
+async def test_a_launch_that_was_cut_off_leaves_settings_that_are_mended(bench: Bench) -> None:
+    """The container was created, its volume not given away yet: removing it does that, and keeps what was in the volume."""
+    runtime = await bench.runtime()
+    spec = bench.spec()
+    roots_volume(bench, runtime, spec)
+    await runtime.prepare(spec)
+    created = await runtime.create(spec, Leases(free_port(), 1))
+    await runtime.remove(created.container_id, grace=1)
+    gateway = await bench.ready(runtime, spec)
+    settings = "/home/ibgateway/tws_settings"
+    assert bench.api.execute(gateway.container_id, "stat", "-c", "%u:%g %a", settings).strip() == "1000:1000 700"
+
+
+def roots_volume(bench: Bench, runtime: DockerRuntime, spec: GatewaySpec) -> None:
+    """The follower's volume, as the engine makes it."""
+    body = {
+        "Name": runtime._naming.volume(spec.follower_id, spec.trading_mode, spec.user),
+        "Labels": dict(runtime._naming.marks(spec.follower_id)),
+    }
+    bench.api.ask("POST", "/volumes/create", body=body)
 
 
 async def test_a_screen_only_on_request(bench: Bench) -> None:

@@ -107,12 +107,19 @@ class DockerApi:
         return said
 
     def remove(self, container: str) -> None:
-        """Remove it by force; gone already is fine."""
-        try:
-            self.ask("DELETE", f"/containers/{container}", force=1, v=1)
-        except DockerApiError as error:
-            if error.status not in {404, 409}:
-                raise
+        """Remove it by force, and wait until it is gone, also when somebody else is removing it; gone already is fine."""
+        deadline = time.monotonic() + _REMOVAL_SECONDS
+        while True:
+            try:
+                self.ask("DELETE", f"/containers/{container}", force=1, v=1)
+            except DockerApiError as error:
+                if error.status == 404:
+                    return
+                if error.status != 409 or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            time.sleep(0.05)
 
     def remove_everything_of(self, owner_label: str) -> None:
         """Containers, volumes and networks that bear this label ("key=value")."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from spreadpilot_core.ibkr.protocols import FollowerId, Leases, RuntimeState, TradingMode
 from spreadpilot_core.ibkr.runtimes.docker_containers import (
     NO_SECRET,
+    NO_SETTINGS,
     WRAPPER,
     HealthCheck,
     container_config,
@@ -152,6 +153,7 @@ def run_wrapper(directory: Path, sent: bytes, *, screen: bool = False) -> subpro
         "-c",
         script,
         "gateway-manager",
+        str(directory),
         "sh",
         "-c",
         f"echo ran; cat; umask; cat {directory}/password",
@@ -175,6 +177,14 @@ def test_wrapper_refuses_a_secret_that_is_not_whole(tmp_path: Path, sent: bytes)
     assert done.returncode == NO_SECRET
     assert b"ran" not in done.stdout
     assert not (tmp_path / "password").exists()
+
+
+def test_wrapper_refuses_settings_that_it_cannot_write(tmp_path: Path) -> None:
+    """Before it has read anything of the secret: no login can have been typed by a container that ended so."""
+    done = run_wrapper(tmp_path / "missing", b"1\nx")
+    assert done.returncode == NO_SETTINGS
+    assert b"does not belong to this user" in done.stderr
+    assert b"ran" not in done.stdout
 
 
 def test_wrapper_makes_a_screen_password(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ K = ExitKind
         ("ibcontroller", 0, K.TIDY), ("ibcontroller", 1, K.CONFIG), ("ibcontroller", 2, K.CONFIG),
         ("ibcontroller", 69, K.CRASH), ("ibcontroller", 75, K.SECOND_FACTOR),
         ("ibcontroller", 77, K.REJECTED_OR_THROTTLED), ("ibcontroller", 78, K.CONFIG), ("ibcontroller", 137, K.KILLED),
+        ("ibc", 96, K.CRASH), ("ibcontroller", 97, K.CRASH),
         ("ibc", 69, K.UNKNOWN), ("ibcontroller", 87, K.UNKNOWN), ("ibc", None, K.UNKNOWN), ("ibcontroller", 255, K.UNKNOWN),
     ],
 )  # fmt: skip

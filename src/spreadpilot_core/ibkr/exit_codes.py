@@ -40,6 +40,8 @@ class ExitMeaning:
 
 
 _ANY_CONTROLLER = {
+    96: ExitMeaning(ExitKind.CRASH, "its secret did not come whole"),
+    97: ExitMeaning(ExitKind.CRASH, "its settings volume did not belong to the image's user"),
     125: ExitMeaning(ExitKind.CONFIG, "the container could not be run"),
     126: ExitMeaning(ExitKind.CONFIG, "the image's command can't be executed"),
     127: ExitMeaning(ExitKind.CONFIG, "the image's command was not found"),

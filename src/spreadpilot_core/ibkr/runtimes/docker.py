@@ -42,6 +42,7 @@ from spreadpilot_core.ibkr.protocols import (
 from spreadpilot_core.ibkr.runtimes.docker_containers import (
     HealthCheck,
     container_config,
+    doubtful_settings,
     gateway_from,
     last_words,
     owned_directory,
@@ -143,9 +144,11 @@ class DockerRuntime:
             )
         await self._refuse_second(spec.follower_id)
         await self._network.ensure()
-        await self._ensure_settings(spec)
+        has_settings = await self._has_settings(spec)
         name = self._naming.container(spec.follower_id)
         container_id = await self._create(name, image, spec, leases)
+        if not has_settings:
+            await self._give_settings(container_id, image)
         door = {
             "kind": "docker",
             "socket": self._engine.socket,
@@ -180,19 +183,12 @@ class DockerRuntime:
             version=self._version,
         )
         try:
-            container_id = ContainerId(await self._engine.create_container(name, config))
+            return ContainerId(await self._engine.create_container(name, config))
         except EngineRefusedError as refused:
             if not refused.is_conflict:
                 raise
             holder = await self._engine.inspect_container(name)  # none: it is being made, or removed, this moment
             raise NameTakenError(str(refused)) if holder is None else self._name_taken(name, holder) from refused
-        try:
-            # A fresh volume belongs to root, and the image's user is to write to it.
-            await self._engine.put_archive(container_id, *owned_directory(image.settings_path, image.uid, image.gid))
-        except LaunchError:
-            await self._delete(container_id)
-            raise
-        return container_id
 
     async def _refuse_second(self, follower_id: FollowerId) -> None:
         """A container of this follower may bear another name, when somebody renamed it."""
@@ -213,14 +209,24 @@ class DockerRuntime:
             hint="Remove or rename it, or choose another container_prefix.",
         )
 
-    async def _ensure_settings(self, spec: GatewaySpec) -> None:
+    async def _has_settings(self, spec: GatewaySpec) -> bool:
+        """Whether its volume is there already; the engine makes one that is not, with the container."""
         name = self._naming.volume(spec.follower_id, spec.trading_mode, spec.user)
-        volume = await self._engine.ensure_volume({"Name": name, "Labels": dict(self._naming.marks(spec.follower_id))})
-        if not self._naming.owns(volume.get("Labels")):
+        volume = await self._engine.inspect_volume(name)
+        if volume is not None and not self._naming.owns(volume.get("Labels")):
             raise LaunchError(
                 f"A Docker volume that is not this manager's bears the name {name}.",
                 hint=f"Remove it (`docker volume rm {name}`), or choose another container_prefix.",
             )
+        return volume is not None
+
+    async def _give_settings(self, container_id: ContainerId, image: Image) -> None:
+        """A fresh volume belongs to root, and the image's user is to write to it."""
+        try:
+            await self._engine.put_archive(container_id, *owned_directory(image.settings_path, image.uid, image.gid))
+        except LaunchError:
+            await self._delete(container_id)
+            raise
 
     # ------------------------------------------------------------------ looking
 
@@ -270,8 +276,23 @@ class DockerRuntime:
             await self._end(container_id, grace)
             found = await self._engine.inspect_container(container_id) or found
         lines = await last_lines(self._engine, container_id, _LAST_LINES)
+        await self._mend_settings(found)
         await self._delete(container_id)
         return last_words(found, lines)
+
+    async def _mend_settings(self, found: Mapping[str, Any]) -> None:
+        """A launch that was cut off may have left a volume that belongs to root: the next one is to find it mended.
+
+        Here, while a container still has it, and not in each launch: unpacking costs more than the rest of a creation.
+        """
+        settings = doubtful_settings(found)
+        if settings is None:
+            return
+        try:
+            with gone_is_fine():
+                await self._engine.put_archive(found["Id"], *owned_directory(*settings))
+        except LaunchError as fault:  # it must not keep the container from being removed
+            log.warning("settings volume not given to the image's user", container=found["Name"], why=str(fault))
 
     async def forget_secret(self, container_id: ContainerId) -> None:
         """Remove the password file inside, where there is one. Raises `LaunchError` when it could not be removed."""

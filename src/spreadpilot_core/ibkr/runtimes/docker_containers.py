@@ -31,7 +31,14 @@ from spreadpilot_core.ibkr.protocols import (
 )
 from spreadpilot_core.ibkr.runtimes import docker_naming as labels
 from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
-from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE, SCREEN_PASSWORD_FILE, SECRET_DIRECTORY, Image, user_in
+from spreadpilot_core.ibkr.runtimes.images import (
+    PASSWORD_FILE,
+    SCREEN_PASSWORD_FILE,
+    SECRET_DIRECTORY,
+    Image,
+    owner_of,
+    user_in,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +47,8 @@ STOP_SECONDS: Final = 90
 """How long `docker stop` and a stopping engine wait; a tidy close takes ibcontroller up to 25 s."""
 NO_SECRET: Final = 96
 """Exit code of a container whose secret did not come whole; neither controller has it."""
+NO_SETTINGS: Final = 97
+"""Exit code of a container whose settings volume is not its user's; neither controller has it."""
 
 _MIB = 1024 * 1024
 _SMALLEST_MEMORY_MIB = 1024
@@ -51,6 +60,11 @@ _STARTING_HEALTH_API = (1, 44)
 
 WRAPPER: Final = f"""\
 set -u
+if ! [ -w "$1" ]; then
+  echo "gateway-manager: the settings volume at $1 does not belong to this user" >&2
+  exit {NO_SETTINGS}
+fi
+shift
 if [ -n "${{VNC_SERVER_PASSWORD_FILE:-}}" ]; then
   (umask 077; LC_ALL=C tr -dc a-zA-Z0-9 </dev/urandom | head -c 8 >{SCREEN_PASSWORD_FILE})
 fi
@@ -64,7 +78,9 @@ if ! [ "$got" -eq "$expected" ] 2>/dev/null; then
 fi
 exec "$@" </dev/null
 """
-"""Runs before the image's own command: the secret's length and a newline come by standard input, then the secret."""
+"""Runs before the image's own command. Its arguments are the settings' directory, which must be writable, and that command; the
+secret's length and a newline come by standard input, then the secret.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +110,7 @@ def container_config(
         published[f"{image.contract.screen_port}/tcp"] = [{"HostIp": LOOPBACK, "HostPort": ""}]
     return {
         "Image": image.reference,
-        "Entrypoint": ["/bin/sh", "-c", WRAPPER, "gateway-manager"],
+        "Entrypoint": ["/bin/sh", "-c", WRAPPER, "gateway-manager", image.settings_path],
         "Cmd": list(image.command),
         "Env": [f"{name}={value}" for name, value in sorted(image.variables(spec).items())],
         "Labels": dict(naming.marks(spec.follower_id))
@@ -166,6 +182,15 @@ def owned_directory(path: str, uid: int, gid: int) -> tuple[str, bytes]:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.addfile(entry)
     return str(place.parent), buffer.getvalue()
+
+
+def doubtful_settings(inspection: Mapping[str, Any]) -> tuple[str, int, int] | None:
+    """Where this container's settings are and whose they should be, when its own start has not proved that they are."""
+    state, config = inspection["State"], inspection["Config"]
+    if parse_time(state.get("StartedAt")) is not None and state.get("ExitCode") != NO_SETTINGS:
+        return None
+    volumes = [mount for mount in inspection.get("Mounts") or () if mount.get("Type") == "volume"]
+    return (volumes[0]["Destination"], *owner_of(config.get("User") or "")) if volumes else None
 
 
 # ---------------------------------------------------------------------------------------------- reading inspections

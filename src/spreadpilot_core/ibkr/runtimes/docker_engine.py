@@ -17,6 +17,7 @@ from typing import Any
 import aiodocker
 import aiohttp
 from aiodocker.utils import compose_auth_header
+from aiodocker.volumes import DockerVolume
 
 from spreadpilot_core.ibkr.errors import LaunchError, NoSpaceError, RuntimeUnavailableError
 
@@ -218,12 +219,14 @@ class Engine:
         async with self._asking(f"remove the network {name}"):
             await (await self._client.networks.get(name)).delete()
 
-    async def ensure_volume(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Create a volume, or find the one that has its name; gives it whole."""
-        async with self._asking(f"create the volume {config['Name']}"):
-            # Asked again: once the engine was restarted, creating what is there answers without its labels.
-            found: dict[str, Any] = await (await self._volumes.create(dict(config))).show()
-            return found
+    async def inspect_volume(self, name: str) -> dict[str, Any] | None:
+        """Everything about one volume, or None when there is none."""
+        with gone_is_fine():
+            async with self._asking(f"inspect the volume {name}"):
+                volume: Any = DockerVolume(self._client, name)  # type: ignore[no-untyped-call]  # the library has no annotations
+                found: dict[str, Any] = await volume.show()
+                return found
+        return None
 
     async def volumes(self, labels: Sequence[str]) -> list[dict[str, Any]]:
         """All volumes that have all of `labels`."""

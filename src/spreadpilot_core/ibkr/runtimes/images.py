@@ -157,7 +157,7 @@ def look(reference: str, inspection: Mapping[str, Any], *, override: Dialect | N
     command = [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]
     if not command:
         raise UnknownImageError(reference, "it has neither an entrypoint nor a command, so there is nothing to run")
-    uid, gid = _owner(config.get("User") or "")
+    uid, gid = owner_of(config.get("User") or "")
     home = environment.get("HOME") or "/home/ibgateway"
     return Image(
         reference=reference,
@@ -192,7 +192,7 @@ def user_in(environment: Iterable[str], dialect: Dialect) -> str | None:
     return values.get(contract.user_variable) or None
 
 
-def _owner(user: str) -> tuple[int, int]:
+def owner_of(user: str) -> tuple[int, int]:
     """The ids behind an image's `USER`: none is root, a name is the image's one user, 1000:1000 by default."""
     if not user:
         return 0, 0
