@@ -284,6 +284,7 @@ async def measure(own: OwnEngine, gateways: int, kills: int, rounds: int, reject
             elif program is not None:
                 times[name].append(await through_compose(bench, gateways, program))
             await bench.close()
+            print(name, *times[name][-1:], file=sys.stderr, flush=True)
     show_starts(times, gateways)
     show_spread("killed container known", known)
     for deaf, title in ((False, "rejected, until it ended"), (True, "the same, deaf to SIGTERM")):

@@ -11,11 +11,13 @@ import io
 import json
 import socket
 import tarfile
+import time
 from typing import Any
 from urllib.parse import urlencode
 
 LONG = 120.0
 """Seconds: loading an image on a busy machine takes some."""
+_REMOVAL_SECONDS = 60.0
 
 
 class DockerApiError(Exception):
@@ -129,4 +131,16 @@ class DockerApi:
         for volume in self.ask("GET", "/volumes", filters=filters)["Volumes"] or ():
             self.ask("DELETE", f"/volumes/{volume['Name']}", force=1)
         for network in self.ask("GET", "/networks", filters=filters):
-            self.ask("DELETE", f"/networks/{network['Id']}")
+            self._remove_network(network["Id"])
+
+    def _remove_network(self, network: str) -> None:
+        """Also when the engine keeps an endpoint of a container that is gone, as it may after fifty ends at once."""
+        try:
+            self.ask("DELETE", f"/networks/{network}")
+        except DockerApiError as error:
+            if error.status != 403:
+                raise
+            for endpoint in self.ask("GET", f"/networks/{network}")["Containers"].values():
+                body = {"Container": endpoint["Name"], "Force": True}
+                self.ask("POST", f"/networks/{network}/disconnect", body=body)
+            self.ask("DELETE", f"/networks/{network}")
