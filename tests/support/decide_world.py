@@ -66,6 +66,8 @@ class World:
     fail_next: Failure | None = None
     """The next action that can fail ends like this."""
     api_answers: bool = True
+    log_is_readable: bool = True
+    """Some logging drivers of the engine can't be read from."""
     runtime_fault: str | None = None
     limits: Limits = field(default_factory=Limits)
     secret_forgotten: bool = True
@@ -105,7 +107,7 @@ class World:
             runtime_fault=self.runtime_fault,
             gateway=self.gateway,
             gateway_stale=self.stale,
-            login=self.login,
+            login=self.login if self.log_is_readable else None,
             connection=self.connection,
             outcome=self.outcome,
             prepared=self.prepared,

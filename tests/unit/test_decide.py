@@ -485,6 +485,38 @@ def test_a_login_that_nobody_can_watch_keeps_its_time() -> None:
     assert (world.containers, len(world.logins_typed)) == (1, 1)
 
 
+@pytest.mark.parametrize("seconds", [10, 60, 110])
+def test_a_gateway_whose_log_cannot_be_read_proves_itself_by_its_api(seconds: float) -> None:
+    """It is tried again and again within its startup time: giving it up earlier would cost a login."""
+    world = World(log_is_readable=False, api_answers=False)
+    while world.gateway is None:
+        world.step()
+    begun, tries = world.now, 0
+    while world.now - begun < timedelta(seconds=seconds):
+        decision = world.step()
+        tries += decision.action is not None and decision.action.kind is ActionKind.CONNECT
+    world.api_answers = True
+    assert settled(world) is State.READY
+    assert (world.containers, world.broken) == (1, [])
+    assert tries >= seconds / 40
+
+
+def test_a_gateway_whose_log_cannot_be_read_is_given_up_at_the_end_of_its_startup_time() -> None:
+    """Not before, and at most half a round of tries after it."""
+    world = World(log_is_readable=False, api_answers=False)
+    while world.gateway is None:
+        world.step()
+    begun, given_up = world.now, None
+    for _ in range(200):
+        if (action := world.step().action) is not None and action.kind is ActionKind.REMOVE:
+            given_up = world.now - begun
+            break
+    assert given_up is not None
+    limits = world.limits
+    assert limits.max_startup_time <= given_up.total_seconds() <= limits.max_startup_time + limits.connect_time
+    assert "max_startup_time" in (world.decision.reason or "" if world.decision else "")
+
+
 def test_nothing_is_started_or_removed_while_the_followers_are_unknown() -> None:
     """With the follower store away, what runs stays connected and nobody logs in."""
     world = walk(World())

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
-from spreadpilot_core.ibkr.deciding.learning import FRESH_TRIES
+from spreadpilot_core.ibkr.deciding.learning import FRESH_TRIES, is_logged_in
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Wanted
 from spreadpilot_core.ibkr.deciding.pacing import CONNECT_TRIES, connect_pause
 from spreadpilot_core.ibkr.deciding.removing import kept, replace_gateway
@@ -66,6 +66,8 @@ def _used_up(s: Situation, state: State, trouble: str | None) -> Decision:
     """Every try of this round failed: the gateway is given up, unless it may be well as soon as others are."""
     if s.seen.runtime_fault:
         return _another_round(s, state, s.seen.runtime_fault)
+    if s.seen.gateway is not None and s.seen.gateway.state is RuntimeState.RUNNING and not is_logged_in(s.seen):
+        return _another_round(s, state, "Its log tells nothing, so its login has until max_startup_time.")
     why = f"Its API can't be used: {s.memory.connect_failures} tries failed. {trouble or ''}".strip()
     if s.seen.wanted is not Wanted.KEEP:
         return replace_gateway(s, why)
@@ -76,10 +78,10 @@ def _used_up(s: Situation, state: State, trouble: str | None) -> Decision:
 
 
 def _another_round(s: Situation, state: State, fault: str) -> Decision:
-    """With the runtime away its ports may be closed although the gateway runs: it is not given up."""
+    """Its ports may be closed because the runtime is away, or its login not over: it is not given up for them."""
     after = s.now + timedelta(seconds=connect_pause(s.seen.follower_id, CONNECT_TRIES - 1, s.seen.limits.connect_time))
     memory = s.remember(**{**FRESH_TRIES, "connect_after": after})
-    then = f"Next try at {after:%H:%M:%S} UTC, or when the runtime answers."
+    then = f"Next try at {after:%H:%M:%S} UTC{', or when the runtime answers' if s.seen.runtime_fault else ''}."
     return s.verdict(state, f"Its API can't be reached. {fault}", then, until=after, memory=memory)
 
 

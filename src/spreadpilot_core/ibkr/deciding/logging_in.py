@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
 from spreadpilot_core.ibkr.deciding.learning import is_logged_in
@@ -31,8 +31,8 @@ def logging_in(s: Situation) -> Decision | None:
     if s.seen.connection is not None and s.seen.connection.is_open:
         return None  # connected already: `connecting` waits for the proof
     phase = view.phase if view is not None else LoginPhase.UNKNOWN
-    if phase is LoginPhase.UNKNOWN and _log_is_silent(s) and s.memory.connect_failures == 0:
-        return None  # the log no longer reaches the start: the API may prove it
+    if phase is LoginPhase.UNKNOWN and _log_is_silent(s) and s.now < _deadline(s):
+        return None  # the log no longer reaches the start, or can't be read: the API may prove it
     if phase is LoginPhase.STUCK or (view is not None and view.human):
         sentence = view.human if view is not None and view.human else "The login waits for a human."
         return s.verdict(
@@ -58,8 +58,12 @@ def _log_is_silent(s: Situation) -> bool:
     return not heard and s.now - s.memory.clock >= LOG_SILENCE
 
 
+def _deadline(s: Situation) -> datetime:
+    return s.memory.clock + timedelta(seconds=s.seen.limits.max_startup_time)
+
+
 def _within_startup_time(s: Situation, phase: LoginPhase) -> Decision:
-    deadline = s.memory.clock + timedelta(seconds=s.seen.limits.max_startup_time)
+    deadline = _deadline(s)
     state, reason = _PHASES.get(phase, (State.LOGGING_IN, "The gateway starts."))
     if s.now >= deadline:
         limit = f"{s.seen.limits.max_startup_time:g} s"
