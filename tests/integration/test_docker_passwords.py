@@ -57,7 +57,7 @@ from spreadpilot_core.ibkr.simulator.image_rules import read_order
 asked = json.load(open("/tmp/asked.json"))
 for secret in map(bytes.fromhex, asked["secrets"]):
     sent = b"%d\\n" % len(secret) + secret
-    subprocess.run(["/bin/sh", "-c", asked["wrapper"], "gateway-manager", "true"], input=sent, check=True)
+    subprocess.run(["/bin/sh", "-c", asked["wrapper"], "gateway-manager", "/tmp", "true"], input=sent, check=True)
     print(hashlib.sha256(read_order(os.environ).password.encode()).hexdigest())
 """
 
@@ -84,13 +84,14 @@ def can_take(password: str, generation: Generation) -> bool:
 
 
 def container(bench: Bench, generation: Generation, command: list[str]) -> dict[str, Any]:
-    """The manager's own container, without a network, which is dear and has no part in this."""
+    """The manager's own container, without network and volume, which are dear and have no part in this."""
     spec = bench.spec(generation=generation)
     assert spec.options.image is not None
     image = look(spec.options.image, bench.api.ask("GET", f"/images/{spec.options.image}/json"))
     config = container_config(
         image, spec, Leases(4100, 1), naming=Naming(bench.prefix), api=(1, 41), health=HealthCheck(), version="0"
     )
+    config["Entrypoint"] = [*config["Entrypoint"][:-1], "/tmp"]  # instead of the settings' directory
     config["Cmd"], config["Env"] = command, [*config["Env"], "PYTHONPATH=/opt/gateway-simulator"]
     config["HostConfig"] |= {"NetworkMode": "none", "PortBindings": {}, "Mounts": []}
     return config | {"Healthcheck": {"Test": ["NONE"]}, "ExposedPorts": {}}
