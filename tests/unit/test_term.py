@@ -127,7 +127,20 @@ async def test_other_engine_needs_an_operators_word(document: SharedDocument, cl
     assert (standing.held, standing.needs_operator) == (False, True)
     assert "host-a, on another engine, has been silent for 60 s" in standing.sentence
     assert "gateway-manager run --take-over" in standing.sentence
-    assert (await second.step(take_over=True)).held
+    standing = await second.step(take_over=True)
+    assert (standing.held, standing.overrode) == (True, True)
+    assert not (await second.step(take_over=True)).overrode
+
+
+async def test_the_operators_word_overrides_nothing_on_the_same_engine(document: SharedDocument, clock: Clock) -> None:
+    """What is taken without need of it is no take-over to be audited: a free term, one's own, a silent neighbour's."""
+    first, second = a_term(document, "host-a"), a_term(document, "host-b")
+    assert not (await first.step(take_over=True)).overrode
+    await second.step(take_over=True)
+    clock.now += 11
+    standing = await second.step(take_over=True)
+    assert (standing.held, standing.overrode) == (True, False)
+    assert not (await a_term(document, "host-b").step(take_over=True)).overrode
 
 
 async def test_resigning_lets_the_next_one_act_at_once(document: SharedDocument) -> None:

@@ -234,7 +234,7 @@ class Fleet:
                 self._runtime_away(standing.sentence)
         elif not self._acts.is_set():
             self._acts.set()
-            if self._settings.take_over:
+            if standing.overrode:
                 self._house.auditor.note("take-over", detail=standing.sentence)
             self._relist_asked.set()
             if self._records_known.is_set():

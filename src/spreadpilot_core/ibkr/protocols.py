@@ -159,6 +159,10 @@ class Standing(Protocol):
     def sentence(self) -> str:
         """Who acts, and since or until when."""
 
+    @property
+    def overrode(self) -> bool:
+        """Whether the term was just taken by the operator's word alone."""
+
 
 class Term(Protocol):
     """Which of several managers on one record store may create, start and remove. An embedded store has one manager only."""

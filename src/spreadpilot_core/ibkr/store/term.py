@@ -57,6 +57,8 @@ class Standing:
     sentence: str
     needs_operator: bool = False
     """Whether the holder is silent and only an operator's word lets this manager act."""
+    overrode: bool = False
+    """Whether the term was just taken by the operator's word alone."""
 
 
 def _running_clock() -> float:
@@ -131,7 +133,8 @@ class Term:
             return Standing(False, number, holder, f"It stands by: {holder}{where} holds the term and acts.")
         if elsewhere and not take_over:
             return Standing(False, number, holder, _other_engine(holder, silent), needs_operator=True)
-        return await self._write(read, number + 1, asked_at, f"takes over from {holder}, silent for {silent:.0f} s,")
+        how = f"takes over from {holder}, silent for {silent:.0f} s,"
+        return await self._write(read, number + 1, asked_at, how, overrode=elsewhere)
 
     async def resign(self) -> None:
         """Let another manager take the term at once. Raises `StoreUnavailableError`."""
@@ -155,12 +158,14 @@ class Term:
             before = standing
             await asyncio.sleep(self.pause)
 
-    async def _write(self, read: Version, number: int, asked_at: float, how: str) -> Standing:
+    async def _write(
+        self, read: Version, number: int, asked_at: float, how: str, *, overrode: bool = False
+    ) -> Standing:
         if await self._document.write(read, self._content(self._holder, number)):
             self._number = number
             self._until = asked_at + self._term * (1 - MARGIN)
         if self.held:
-            return Standing(True, number, self._holder, f"It {how} term {number} and acts.")
+            return Standing(True, number, self._holder, f"It {how} term {number} and acts.", overrode=overrode)
         return Standing(False, number, None, "It stands by: another manager was faster, or the store too slow.")
 
     def _unreachable(self, before: Standing | None, error: StoreUnavailableError) -> Standing:
