@@ -159,6 +159,18 @@ async def test_a_launch_that_was_cut_off_leaves_settings_that_are_mended(bench: 
     assert bench.api.execute(gateway.container_id, "stat", "-c", "%u:%g %a", settings).strip() == "1000:1000 700"
 
 
+async def test_settings_that_cannot_be_given_to_the_user_leave_nothing(bench: Bench) -> None:
+    """The engine refuses to unpack: neither the container nor root's volume is left for the next launch to stumble on."""
+    runtime = await bench.runtime()
+    image = derived_image(bench.api, simulator_image(bench.api, "ibcontroller"), {"HOME": "/etc/passwd"})
+    spec = bench.spec(image=image)
+    await runtime.prepare(spec)
+    with pytest.raises(LaunchError):
+        await runtime.create(spec, Leases(free_port(), 1))
+    assert list(await runtime.find()) == []
+    assert await runtime.forget_settings(spec.follower_id) == 0
+
+
 def roots_volume(bench: Bench, runtime: DockerRuntime, spec: GatewaySpec) -> None:
     """The follower's volume, as the engine makes it."""
     body = {

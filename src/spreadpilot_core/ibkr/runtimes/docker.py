@@ -148,7 +148,7 @@ class DockerRuntime:
         name = self._naming.container(spec.follower_id)
         container_id = await self._create(name, image, spec, leases)
         if not has_settings:
-            await self._give_settings(container_id, image)
+            await self._give_settings(container_id, spec, image)
         door = {
             "kind": "docker",
             "socket": self._engine.socket,
@@ -220,12 +220,14 @@ class DockerRuntime:
             )
         return volume is not None
 
-    async def _give_settings(self, container_id: ContainerId, image: Image) -> None:
-        """A fresh volume belongs to root, and the image's user is to write to it."""
+    async def _give_settings(self, container_id: ContainerId, spec: GatewaySpec, image: Image) -> None:
+        """A fresh volume belongs to root, and the image's user is to write to it; refused, both go again."""
         try:
             await self._engine.put_archive(container_id, *owned_directory(image.settings_path, image.uid, image.gid))
         except LaunchError:
             await self._delete(container_id)
+            with gone_is_fine():
+                await self._engine.delete_volume(self._naming.volume(spec.follower_id, spec.trading_mode, spec.user))
             raise
 
     # ------------------------------------------------------------------ looking
