@@ -17,6 +17,7 @@ from spreadpilot_core.ibkr.runtimes.docker_containers import (
     WRAPPER,
     HealthCheck,
     container_config,
+    doubtful_settings,
     gateway_from,
     last_words,
     parse_time,
@@ -298,3 +299,34 @@ def test_times_have_any_fraction_and_zone() -> None:
 def test_no_option_reaches_the_config_as_none() -> None:
     """An unfilled option would become the word None in a variable."""
     assert "None" not in json.dumps(config())
+
+
+# ---------------------------------------------------------------------------------------------- whose settings
+
+NEVER = "0001-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("state", "doubtful"),
+    [
+        ({"Status": "created", "StartedAt": NEVER, "ExitCode": 0}, True),
+        ({"Status": "created", "StartedAt": NEVER, "ExitCode": 128}, True),
+        ({"Status": "exited", "StartedAt": "2026-11-24T14:00:00Z", "ExitCode": NO_SETTINGS}, True),
+        ({"Status": "exited", "StartedAt": "2026-11-24T14:00:00Z", "ExitCode": NO_SECRET}, False),
+        ({"Status": "exited", "StartedAt": "2026-11-24T14:00:00Z", "ExitCode": 0}, False),
+    ],
+)
+def test_settings_are_in_doubt_until_a_start_has_seen_them(state: dict[str, Any], doubtful: bool) -> None:
+    """Of the settings' own volume, whatever other volumes the image declares."""
+    made = config()
+    mounts = [{"Type": "volume", "Destination": "/data"}, {"Type": "volume", "Destination": IMAGE.settings_path}]
+    found = inspection(state, Mounts=mounts) | {
+        "Config": {"Labels": made["Labels"], "Entrypoint": made["Entrypoint"], "User": "1000:1000"}
+    }
+    assert doubtful_settings(found) == ((IMAGE.settings_path, 1000, 1000) if doubtful else None)
+
+
+def test_a_container_without_a_settings_volume_has_none_to_mend() -> None:
+    """Such as one that another version of the manager made."""
+    found = inspection({"Status": "created", "StartedAt": NEVER}, Mounts=[]) | {"Config": {"User": "1000"}}
+    assert doubtful_settings(found) is None

@@ -189,8 +189,9 @@ def doubtful_settings(inspection: Mapping[str, Any]) -> tuple[str, int, int] | N
     state, config = inspection["State"], inspection["Config"]
     if parse_time(state.get("StartedAt")) is not None and state.get("ExitCode") != NO_SETTINGS:
         return None
-    volumes = [mount for mount in inspection.get("Mounts") or () if mount.get("Type") == "volume"]
-    return (volumes[0]["Destination"], *owner_of(config.get("User") or "")) if volumes else None
+    path = (config.get("Entrypoint") or [""])[-1]  # the wrapper's argument; an image may have volumes of its own
+    mounted = any(mount.get("Destination") == path for mount in inspection.get("Mounts") or ())
+    return (path, *owner_of(config.get("User") or "")) if mounted else None
 
 
 # ---------------------------------------------------------------------------------------------- reading inspections
