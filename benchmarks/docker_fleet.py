@@ -144,7 +144,7 @@ async def through_the_runtime(bench: Bench, count: int, kills: int) -> tuple[flo
     """Seconds for the runtime, and the seconds after which each killed container was known."""
     await begun_before(bench, count)
     runtime = await bench.runtime()
-    first, limit = free_ports(count), asyncio.Semaphore(AT_ONCE)
+    fleet, first, limit = specs(bench, count), free_ports(count), asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int, spec: GatewaySpec) -> Gateway:
         async with limit:
@@ -154,7 +154,7 @@ async def through_the_runtime(bench: Bench, count: int, kills: int) -> tuple[flo
             return await runtime.start(created.container_id)
 
     begun = time.perf_counter()
-    gateways = await asyncio.gather(*(one(number, spec) for number, spec in enumerate(specs(bench, count))))
+    gateways = await asyncio.gather(*(one(number, spec) for number, spec in enumerate(fleet)))
     took = time.perf_counter() - begun
     expect_volumes(bench, count)
     await asyncio.sleep(2)

@@ -371,7 +371,7 @@ async def test_a_log_that_can_not_be_read_holds_up_no_replacement(
 ) -> None:
     """An engine that refuses its logs (some drivers can't read them): proven by the API alone, and replaced when it ends."""
     monkeypatch.setattr(presence, "LOG_AGAIN", 0.05)
-    monkeypatch.setattr(logging_in, "LOG_SILENCE", timedelta(seconds=2))  # the API is tried once, so it must be open
+    monkeypatch.setattr(logging_in, "LOG_SILENCE", timedelta(seconds=0.2))  # long before the API is open
     await home.add(ANNA)
     manager = home.manager()
 

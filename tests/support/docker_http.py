@@ -11,9 +11,10 @@ import io
 import json
 import socket
 import tarfile
-import time
 from typing import Any
 from urllib.parse import urlencode
+
+from support.waiting import wait_until
 
 LONG = 120.0
 """Seconds: loading an image on a busy machine takes some."""
@@ -110,18 +111,16 @@ class DockerApi:
 
     def remove(self, container: str) -> None:
         """Remove it by force, and wait until it is gone, also when somebody else is removing it; gone already is fine."""
-        deadline = time.monotonic() + _REMOVAL_SECONDS
-        while True:
-            try:
-                self.ask("DELETE", f"/containers/{container}", force=1, v=1)
-            except DockerApiError as error:
-                if error.status == 404:
-                    return
-                if error.status != 409 or time.monotonic() > deadline:
-                    raise
-            else:
-                return
-            time.sleep(0.05)
+        wait_until(lambda: self._removed(container), within=_REMOVAL_SECONDS)
+
+    def _removed(self, container: str) -> bool:
+        try:
+            self.ask("DELETE", f"/containers/{container}", force=1, v=1)
+        except DockerApiError as error:
+            if error.status not in {404, 409}:
+                raise
+            return error.status == 404
+        return True
 
     def remove_everything_of(self, owner_label: str) -> None:
         """Containers, volumes and networks that bear this label ("key=value")."""

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spreadpilot_core.ibkr.exit_codes import NO_SECRET, NO_SETTINGS
 from spreadpilot_core.ibkr.protocols import FollowerId, Leases, RuntimeState, TradingMode
 from spreadpilot_core.ibkr.runtimes.docker_containers import (
-    NO_SECRET,
-    NO_SETTINGS,
     WRAPPER,
     HealthCheck,
     container_config,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from spreadpilot_core.ibkr.protocols import Dialect
 
@@ -39,9 +40,14 @@ class ExitMeaning:
     sentence: str
 
 
+NO_SECRET: Final = 96
+"""Of a container whose secret did not come whole: nothing of the image ran. Neither controller has this code."""
+NO_SETTINGS: Final = 97
+"""Of a container whose settings volume is not its user's: nothing of the image ran. Neither controller has this code."""
+
 _ANY_CONTROLLER = {
-    96: ExitMeaning(ExitKind.CRASH, "its secret did not come whole"),
-    97: ExitMeaning(ExitKind.CRASH, "its settings volume did not belong to the image's user"),
+    NO_SECRET: ExitMeaning(ExitKind.CRASH, "its secret did not come whole"),
+    NO_SETTINGS: ExitMeaning(ExitKind.CRASH, "its settings volume did not belong to the image's user"),
     125: ExitMeaning(ExitKind.CONFIG, "the container could not be run"),
     126: ExitMeaning(ExitKind.CONFIG, "the image's command can't be executed"),
     127: ExitMeaning(ExitKind.CONFIG, "the image's command was not found"),

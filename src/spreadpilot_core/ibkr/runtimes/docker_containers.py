@@ -18,6 +18,7 @@ from typing import Any, Final, get_args
 
 import structlog
 
+from spreadpilot_core.ibkr.exit_codes import NO_SECRET, NO_SETTINGS
 from spreadpilot_core.ibkr.protocols import (
     ContainerId,
     Dialect,
@@ -45,10 +46,6 @@ log = structlog.get_logger(__name__)
 LOOPBACK: Final = "127.0.0.1"
 STOP_SECONDS: Final = 90
 """How long `docker stop` and a stopping engine wait; a tidy close takes ibcontroller up to 25 s."""
-NO_SECRET: Final = 96
-"""Exit code of a container whose secret did not come whole; neither controller has it."""
-NO_SETTINGS: Final = 97
-"""Exit code of a container whose settings volume is not its user's; neither controller has it."""
 
 _MIB = 1024 * 1024
 _SMALLEST_MEMORY_MIB = 1024
@@ -184,16 +181,6 @@ def owned_directory(path: str, uid: int, gid: int) -> tuple[str, bytes]:
     return str(place.parent), buffer.getvalue()
 
 
-def doubtful_settings(inspection: Mapping[str, Any]) -> tuple[str, int, int] | None:
-    """Where this container's settings are and whose they should be, when its own start has not proved that they are."""
-    state, config = inspection["State"], inspection["Config"]
-    if parse_time(state.get("StartedAt")) is not None and state.get("ExitCode") != NO_SETTINGS:
-        return None
-    path = (config.get("Entrypoint") or [""])[-1]  # the wrapper's argument; an image may have volumes of its own
-    mounted = any(mount.get("Destination") == path for mount in inspection.get("Mounts") or ())
-    return (path, *owner_of(config.get("User") or "")) if mounted else None
-
-
 # ---------------------------------------------------------------------------------------------- reading inspections
 
 _STATES = {
@@ -283,6 +270,16 @@ def last_words(inspection: Mapping[str, Any], lines: Sequence[str]) -> LastWords
     if parse_time(state.get("StartedAt")) is None:
         return LastWords(None, lines)
     return LastWords(state.get("ExitCode"), [*lines, *(f"gateway-manager: {said}" for said in _oom(inspection))])
+
+
+def doubtful_settings(inspection: Mapping[str, Any]) -> tuple[str, int, int] | None:
+    """Where this container's settings are and whose they should be, when its own start has not proved that they are."""
+    state, config = inspection["State"], inspection["Config"]
+    if parse_time(state.get("StartedAt")) is not None and state.get("ExitCode") != NO_SETTINGS:
+        return None
+    path = (config.get("Entrypoint") or [""])[-1]  # the wrapper's argument; an image may have volumes of its own
+    mounted = any(mount.get("Destination") == path for mount in inspection.get("Mounts") or ())
+    return (path, *owner_of(config.get("User") or "")) if mounted else None
 
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
