@@ -132,6 +132,21 @@ async def test_other_engine_needs_an_operators_word(document: SharedDocument, cl
     assert not (await second.step(take_over=True)).overrode
 
 
+async def test_an_override_is_told_though_the_store_was_slow_to_take_it(document: SharedDocument, clock: Clock) -> None:
+    """The term was over before the answer came: it is told, once and with whom it was taken from, as soon as it is held."""
+    first, second = a_term(document, "host-a"), a_term(document, "host-b", "engine 2")
+    await first.step()
+    await second.step()
+    clock.now += 60
+    document.takes = 6
+    assert not (await second.step(take_over=True)).held
+    document.takes = 0
+    standing = await second.step(take_over=True)
+    assert (standing.held, standing.overrode) == (True, True)
+    assert "takes over from host-a, silent for" in standing.sentence
+    assert not (await second.step(take_over=True)).overrode
+
+
 async def test_the_operators_word_overrides_nothing_on_the_same_engine(document: SharedDocument, clock: Clock) -> None:
     """What is taken without need of it is no take-over to be audited: a free term, one's own, a silent neighbour's."""
     first, second = a_term(document, "host-a"), a_term(document, "host-b")

@@ -94,6 +94,8 @@ class Term:
         self._clock = clock
         self._until = float("-inf")
         self._number = 0
+        self._override = ""
+        """How this term was taken by the operator's word, until it is held and that was told."""
         self._seen: tuple[int, float] = (0, float("-inf"))
         """The version that another manager wrote last, and when it was first seen."""
 
@@ -162,10 +164,15 @@ class Term:
         self, read: Version, number: int, asked_at: float, how: str, *, overrode: bool = False
     ) -> Standing:
         if await self._document.write(read, self._content(self._holder, number)):
+            if number != self._number:
+                self._override = how if overrode else ""
             self._number = number
             self._until = asked_at + self._term * (1 - MARGIN)
         if self.held:
-            return Standing(True, number, self._holder, f"It {how} term {number} and acts.", overrode=overrode)
+            told, self._override = self._override, ""
+            return Standing(
+                True, number, self._holder, f"It {told or how} term {number} and acts.", overrode=bool(told)
+            )
         return Standing(False, number, None, "It stands by: another manager was faster, or the store too slow.")
 
     def _unreachable(self, before: Standing | None, error: StoreUnavailableError) -> Standing:
