@@ -291,7 +291,7 @@ async def test_gateways_that_outlive_their_engine(live_restore: Bench, seconds: 
 
 async def test_a_login_under_way_while_the_engine_is_away(live_restore: Bench) -> None:
     """Its log can't be read meanwhile, so its time is not up before the engine is back: the same login is completed."""
-    home = DockerHome(live_restore, max_startup_time=4.0)
+    home = DockerHome(live_restore, max_startup_time=8.0)
     slow = {"SIMULATOR_SCRIPT": json.dumps([{"slow_start": 3.0}])}
     await home.add_on("ibcontroller", VICTIM, environment=slow)
     manager = home.manager()
@@ -302,7 +302,7 @@ async def test_a_login_under_way_while_the_engine_is_away(live_restore: Bench) -
         )
         before = home.lives()
         await asyncio.to_thread(own(live_restore).end, signal.SIGKILL)
-        await asyncio.sleep(6)
+        await asyncio.sleep(10)
         assert seen(manager, VICTIM).state is State.LOGGING_IN
         assert "Docker Engine" in (seen(manager, VICTIM).reason or "")
         await asyncio.to_thread(own(live_restore).start, "--live-restore")
