@@ -8,6 +8,8 @@ import json
 import random
 import signal
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,27 @@ async def test_the_login_budget_holds_over_three_restarts_of_the_manager(home: H
     assert typed <= 6
     await manager.stop()
     await runtime.close()
+
+
+async def test_a_manager_cancelled_while_it_lets_go_of_its_directory_has_let_go(home: Home) -> None:
+    """The next one starts at once, however long letting go takes."""
+    await home.add("anna")
+    manager, reached = home.manager(), threading.Event()
+
+    def slowly() -> None:
+        reached.set()
+        time.sleep(0.5)
+
+    await manager.start()
+    assert manager._opened is not None
+    manager._opened._held.callback(slowly)
+    ending = asyncio.create_task(manager.detach())
+    await eventually(reached.is_set)
+    ending.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await ending
+    async with home.manager():
+        pass
 
 
 async def test_a_manager_cancelled_at_any_await_leaves_what_the_next_one_can_use(home: Home) -> None:

@@ -62,13 +62,18 @@ class Opened:
     _held: ExitStack
 
     async def close(self) -> None:
-        """Let go of everything, the state directory last."""
+        """Let go of everything, the state directory last; whoever is cancelled meanwhile owns it no more."""
         try:
             await self.house.desk.close()
             await self.house.ledger.close()
             await self.house.runtime.close()
         finally:
-            await asyncio.to_thread(self._held.close)
+            letting_go = asyncio.ensure_future(asyncio.to_thread(self._held.close))
+            try:
+                await asyncio.shield(letting_go)
+            except asyncio.CancelledError:
+                await letting_go
+                raise
 
 
 async def opened_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: EventBus) -> Opened:
