@@ -41,8 +41,10 @@ check-style: $(VENV)/.dev
 check-types: $(VENV)/.dev
 	$(BIN)/mypy
 
-check-imports: $(VENV)/.dev
+check-imports: setup
 	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/python -m pip check
+	$(CLIENTS)/bin/python -m pip check
 
 check-repository: $(VENV)/.dev
 	$(BIN)/python tools/check_repository.py
@@ -76,6 +78,8 @@ clean: ## remove both environments and everything that was built
 	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The demo needs the run-time packages alone; the tests put theirs on top. Each is redone only when its lock file changes.
+# A lock file is complete (`check-imports` asks pip), hence --no-deps: an older pip, as Python 3.11's own, takes the newest
+# release for a requirement with extras, not the locked one, and then refuses it for its missing hash.
 
 $(BIN)/python $(CLIENTS)/bin/python:
 	@test -n "$(PYTHON)"
@@ -83,17 +87,17 @@ $(BIN)/python $(CLIENTS)/bin/python:
 
 $(VENV)/.runtime: requirements/runtime.txt | $(BIN)/python
 	@echo "Setting up $(VENV): the run-time packages."
-	@$(BIN)/python -m pip install --quiet --require-hashes -r $<
+	@$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r $<
 	@$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@echo "Setting up $(VENV): the developers' packages."
-	@$(BIN)/python -m pip install --quiet --require-hashes -r $<
+	@$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r $<
 	@touch $@
 
 $(CLIENTS)/.ready: requirements/clients.txt | $(CLIENTS)/bin/python
 	@echo "Setting up $(CLIENTS): ib_insync and the official ibapi beside ib_async."
-	@$(CLIENTS)/bin/python -m pip install --quiet --require-hashes -r $<
+	@$(CLIENTS)/bin/python -m pip install --quiet --require-hashes --no-deps -r $<
 	@$(CLIENTS)/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
