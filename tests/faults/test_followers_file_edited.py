@@ -76,7 +76,8 @@ async def test_no_moment_of_an_edit_is_believed(
     path: Path, store: LocalFollowers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While twenty followers become twenty-one, again and again, nobody who reads ever sees fewer than twenty."""
-    monkeypatch.setattr(local_followers, "SETTLED", 1.0)  # a busy machine may hold the editor up in mid-edit
+    monkeypatch.setattr(local_followers, "LOSS_SETTLED", 20.0)  # a busy machine may hold the editor up in mid-edit
+    monkeypatch.setattr(local_followers, "SETTLE_WITHIN", 60.0)
     path.write_text(content_with(NAMES))
     await store.load()
     ended = asyncio.Event()
@@ -96,6 +97,23 @@ async def test_no_moment_of_an_edit_is_believed(
             await asyncio.sleep(0.05)
     ended.set()
     assert await reader <= {20, 21}
+
+
+@pytest.mark.parametrize("half", ["", content_with(NAMES[:7]), content_with(NAMES).rpartition("vault")[0], None])
+async def test_editor_that_is_held_up_halfway_takes_nobody_away(
+    path: Path, store: LocalFollowers, monkeypatch: pytest.MonkeyPatch, half: str | None
+) -> None:
+    """Four times as long as a change of any other kind needs, the file is empty, cut short, or gone: nobody is lost."""
+    monkeypatch.setattr(local_followers, "SETTLED", 0.1)
+    monkeypatch.setattr(local_followers, "LOSS_SETTLED", 20.0)
+    monkeypatch.setattr(local_followers, "SETTLE_WITHIN", 60.0)
+    path.write_text(content_with(NAMES))
+    assert len((await store.load()).usable) == 20
+    reading = asyncio.create_task(store.load())
+    path.write_text(half) if half is not None else path.unlink()
+    await asyncio.sleep(0.4)
+    path.write_text(content_with([*NAMES, "new"]))
+    assert len((await reading).usable) == 21
 
 
 @pytest.mark.parametrize("edit", EDITORS)

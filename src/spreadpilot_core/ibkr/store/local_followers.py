@@ -2,7 +2,8 @@
 
 Editors write in many ways: in place (for a moment the file is cut short, which may still be valid TOML), to a new file
 that is renamed over it, or by removing and making it anew (for a moment there is none). Taken at its word, each such
-moment would stop gateways. So a reading counts only once the file has been left alone for `SETTLED` seconds.
+moment would stop gateways. So a reading counts only once the file has been left alone for `SETTLED` seconds, and for
+`LOSS_SETTLED` when it lacks a follower of the reading before: a disk may hold an editor up halfway.
 
 The watch makes it fast, a look at the file's status every `poll_interval` makes it right.
 """
@@ -20,7 +21,7 @@ import structlog
 from watchfiles import awatch
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
-from spreadpilot_core.ibkr.protocols import Roster
+from spreadpilot_core.ibkr.protocols import FollowerId, Roster
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.followers_file import FILE_NAME, parse_followers, read_content, unreadable
 from spreadpilot_core.ibkr.tasks import Tasks
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 SETTLED = 0.25
 """Seconds without a change before the content counts: editors need milliseconds from cutting the file to closing it."""
+LOSS_SETTLED = 2.0
+"""Seconds without a change before content counts that takes a gateway away."""
 SETTLE_WITHIN = 10.0
 """Seconds after which a file that never comes to rest is said to be unreadable."""
 
@@ -53,6 +56,7 @@ class LocalFollowers:
         self._path = path
         self._poll_interval = poll_interval
         self._changed = asyncio.Event()
+        self._usable: frozenset[FollowerId] = frozenset()
         self._closed = True
         self._tasks = Tasks("followers.toml")
 
@@ -83,8 +87,19 @@ class LocalFollowers:
         Raises:
             StoreUnavailableError: it can't be read, is no TOML, or never comes to rest; the file and the line are named.
         """
-        content = await self._settled_content()
-        return await asyncio.to_thread(parse_followers, content, self._path)
+        until = time.monotonic() + SETTLE_WITHIN
+        while time.monotonic() < until:
+            trace = await asyncio.to_thread(self._trace)
+            if not await self._rests(trace, SETTLED):
+                continue
+            content = await asyncio.to_thread(read_content, self._path)
+            if await asyncio.to_thread(self._trace) != trace:
+                continue
+            roster = await asyncio.to_thread(parse_followers, content, self._path)
+            if self._usable <= roster.usable.keys() or await self._rests(trace, LOSS_SETTLED):
+                self._usable = frozenset(roster.usable)
+                return roster
+        raise StoreUnavailableError(f"{self._path} has been changing all the time for {SETTLE_WITHIN:g} s.")
 
     async def hints(self) -> AsyncIterator[None]:
         """Yield once at the beginning, and whenever the file has changed since."""
@@ -121,21 +136,20 @@ class LocalFollowers:
 
     # ------------------------------------------------------------------ a reading that counts
 
-    async def _settled_content(self) -> bytes:
-        until = time.monotonic() + SETTLE_WITHIN
-        while time.monotonic() < until:
-            before = await asyncio.to_thread(self._trace)
-            if self._is_fresh(before):
-                await asyncio.sleep(SETTLED)
-            content = await asyncio.to_thread(read_content, self._path)
-            if await asyncio.to_thread(self._trace) == before:
-                return content
-        raise StoreUnavailableError(f"{self._path} has been changing all the time for {SETTLE_WITHIN:g} s.")
+    async def _rests(self, trace: _Trace, rest: float) -> bool:
+        """Whether the file has been as `trace` says for `rest` seconds; when it is younger, they are waited for.
 
-    def _is_fresh(self, trace: _Trace) -> bool:
-        """Whether somebody may be in the middle of a change; a file that isn't there may be about to come back."""
-        age = time.time_ns() - max(trace.modified_ns, trace.changed_ns)
-        return not trace.is_there or abs(age) < SETTLED * 1e9
+        A file that isn't there may be about to come back, however long ago its directory changed.
+        """
+        age = (time.time_ns() - max(trace.modified_ns, trace.changed_ns)) / 1e9
+        if trace.is_there and abs(age) >= rest:
+            return True
+        until = time.monotonic() + rest
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, SETTLED))
+            if await asyncio.to_thread(self._trace) != trace:
+                return False
+        return True
 
     def _trace(self) -> _Trace:
         """The present state. Raises `StoreUnavailableError`."""
