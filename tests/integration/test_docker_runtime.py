@@ -366,9 +366,10 @@ async def test_an_outdated_image_is_noticed(bench: Bench) -> None:
     newer = simulator_image(bench.api, "ibc")
     repository, _, tag = image.partition(":")
     bench.api.ask("POST", f"/images/{newer}/tag", repo=repository, tag=tag)
-    found = await runtime.inspect(gateway.container_id)
-    assert found is not None
-    assert "a restart takes it" in found.notices[0]
+    for found in (await runtime.inspect(gateway.container_id), *await runtime.find()):
+        assert found is not None
+        assert "a restart takes it" in found.notices[0]
+        assert found.image == image
 
 
 # ---------------------------------------------------------------------------------------------- logs

@@ -236,17 +236,17 @@ class DockerRuntime:
         """Every container of ours, whatever its state."""
         rows = await self._engine.containers([self._naming.owner_label])
         limit = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
-        newest: dict[str, str | None] = {}
-        for reference in {row["Image"] for row in rows}:
-            newest[reference] = await self._images.current_id(reference)
 
-        async def look_at(row: Mapping[str, Any]) -> Gateway | None:
+        async def look_at(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
             async with limit:
-                inspection = await self._engine.inspect_container(row["Id"])
-            return None if inspection is None else self._gateway(inspection, newest.get(row["Image"]))
+                return await self._engine.inspect_container(row["Id"])
 
-        found = await asyncio.gather(*map(look_at, rows))
-        return [gateway for gateway in found if gateway is not None]
+        found = [each for each in await asyncio.gather(*map(look_at, rows)) if each is not None]
+        # By the name in the inspection: a list has the id instead once the name is another image's.
+        names = {each["Config"]["Image"] for each in found}
+        newest = {name: await self._images.current_id(name) for name in names}
+        gateways = (self._gateway(each, newest[each["Config"]["Image"]]) for each in found)
+        return [gateway for gateway in gateways if gateway is not None]
 
     async def inspect(self, container_id: ContainerId) -> Gateway | None:
         """One container of ours, or None when there is none."""
