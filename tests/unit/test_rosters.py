@@ -62,6 +62,10 @@ def a_document(**fields: Any) -> dict[str, Any]:
             {"gateway": {"java_heap_mib": 8}},
             "gateway.java_heap_mib is 8, but it must be greater than or equal to 256.",
         ),
+        (
+            {"gateway": {"image": "ghcr.io//gateway"}},
+            "gateway.image is 'ghcr.io//gateway', but it must be an image's name such as \"ghcr.io/gnzsnz/ib-gateway:stable\".",
+        ),
         ({"gateway": {"vnc": "on"}}, "gateway.vnc is 'on', but it must be a valid boolean."),
         (
             {"gateway": {"auto_restart_time": "23:45"}},

@@ -70,6 +70,9 @@ def test_every_other_setting_has_the_prefix_and_arguments_win(monkeypatch: pytes
         ({"store_url": "sqlite:"}, "store_url is 'sqlite:', but must"),
         ({"auto_restart_time": "23:45"}, "auto_restart_time is '23:45', but must look like \"11:45 PM\""),
         ({"time_zone": "EST5"}, "time_zone is 'EST5', but must be an IANA time zone"),
+        ({"time_zone": "localtime"}, "time_zone is 'localtime', but must be an IANA time zone"),
+        ({"gateway_image": "ghcr.io/"}, "gateway_image is 'ghcr.io/', but must be an image's name such as"),
+        ({"gateway_image": "Some Gateway"}, "gateway_image is 'Some Gateway', but must be an image's name"),
         ({"gatewayimage": "x"}, "gatewayimage is 'x', but there is no such setting"),
     ],
 )
@@ -108,3 +111,21 @@ def test_settings_do_not_change() -> None:
     """One manager, one set of settings."""
     with pytest.raises(ValueError, match="frozen"):
         Settings.read().login_budget = 8
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gateway",
+        "ghcr.io/gnzsnz/ib-gateway:10.45.1j",
+        "localhost:5000/gateway",
+        "[::1]:5000/a/b__c.d--e:Tag_1.x-y",
+        "registry.example/our/gateway@sha256:" + "0f" * 32,
+        "registry.example/our/gateway:7@sha256:" + "0f" * 32,
+        "sha256:" + "0f" * 32,
+        "0f" * 6,
+    ],
+)
+def test_every_form_of_an_images_name_is_taken(name: str) -> None:
+    """With a registry, a port, a tag, a digest, or as the engine's own id."""
+    assert Settings.read(gateway_image=name).gateway_options.image == name

@@ -8,8 +8,10 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-_TIME_ZONES = available_timezones()
-"""Read once, at import: it walks the disk, which must not happen on the loop for each follower."""
+_TIME_ZONES = available_timezones() - {"localtime", "Factory"}
+"""Read once, at import: it walks the disk, which must not happen on the loop for each follower. Without the two that are files
+on some hosts and no zones: a gateway's Java takes what it does not know for UTC.
+"""
 
 
 def _restart_time(value: str) -> str:
@@ -26,6 +28,20 @@ def _time_zone(value: str) -> str:
     return value
 
 
+_HOST = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::\d+)?"
+_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(rf"(?:{_HOST}/)?{_PART}(?:/{_PART})*(?::\w[\w.-]*)?(?:@\w[\w+.-]*:[0-9a-fA-F]{{32,}})?", re.ASCII)
+"""Docker's grammar of references, as far as it tells a name from a slip: asked for some slips, an engine answers anything."""
+
+
+def _image_name(value: str) -> str:
+    if not _IMAGE.fullmatch(value):
+        msg = 'must be an image\'s name such as "ghcr.io/gnzsnz/ib-gateway:stable"'
+        raise ValueError(msg)
+    return value
+
+
+ImageName = Annotated[str, AfterValidator(_image_name)]
 RestartTime = Annotated[str, AfterValidator(_restart_time)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 
@@ -35,7 +51,7 @@ class GatewayOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    image: str | None = Field(default=None, min_length=1)
+    image: ImageName | None = None
     """Container image, e.g. "ghcr.io/gnzsnz/ib-gateway:stable"."""
     image_contract: Literal["ibc", "ibcontroller"] | None = None
     """Which generation the image is, where it can't be told by looking; None looks."""

@@ -15,7 +15,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from spreadpilot_core.ibkr.errors import SettingsError
-from spreadpilot_core.ibkr.gateway_options import GatewayOptions, RestartTime, TimeZone
+from spreadpilot_core.ibkr.gateway_options import GatewayOptions, ImageName, RestartTime, TimeZone
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
@@ -35,8 +35,8 @@ class Settings(BaseSettings):
 
     # ------------------------------------------------------------------ the nine documented names
 
-    gateway_image: str = Field(
-        default="ghcr.io/gnzsnz/ib-gateway:latest", min_length=1, validation_alias=_bare("gateway_image")
+    gateway_image: ImageName = Field(
+        default="ghcr.io/gnzsnz/ib-gateway:latest", validation_alias=_bare("gateway_image")
     )
     """Container image of a gateway."""
     port_range_start: Port = Field(default=4100, validation_alias=_bare("port_range_start"))
