@@ -248,6 +248,8 @@ def test_no_engine(home: Home, command: Command) -> None:
     assert "no.sock" in found["what"]
     assert "Install Docker" in found["cure"]
     assert [lines[name][0]["verdict"] for name in ("image", "network", "secrets")] == ["warning", "warning", "ok"]
+    elsewhere = examined(command, GATEWAY_MANAGER_RUNTIME_URL="docker:", DOCKER_HOST="tcp://192.0.2.1:2375")
+    assert "docker_host is 'tcp://192.0.2.1:2375'" in problem(elsewhere, "engine")["what"]
 
 
 def test_no_mongodb(command: Command) -> None:

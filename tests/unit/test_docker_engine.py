@@ -85,6 +85,17 @@ async def test_an_engine_that_is_too_old_is_told(tmp_path: Path) -> None:
             await engine.open()
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, {}), (200, None), (200, []), (200, {"ApiVersion": "new"}), (404, {"message": "page not found"}), (503, "")],
+)
+async def test_something_else_that_answers(tmp_path: Path, status: int, body: object) -> None:
+    """A proxy without its engine, or another program: unavailable like an engine that is away, never an unforeseen error."""
+    async with fake_engine(tmp_path / "s", lambda _: (status, body)) as engine:
+        with pytest.raises(RuntimeUnavailableError, match=r"is no Docker Engine at work: .*DOCKER_HOST"):
+            await engine.open()
+
+
 async def test_an_absent_engine(tmp_path: Path) -> None:
     """No socket: install and start it."""
     engine = Engine(str(tmp_path / "none"))

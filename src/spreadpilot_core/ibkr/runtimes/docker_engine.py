@@ -68,17 +68,25 @@ class Engine:
         """Connect and agree on an API version; open already: agree again (the engine may have been replaced).
 
         Raises:
-            RuntimeUnavailableError: absent, not permitted, too old or too new.
+            RuntimeUnavailableError: absent, not permitted, too old, or no Docker Engine at all.
         """
         if self._docker is None:
             self._connector = aiohttp.UnixConnector(self.socket, limit=0)  # one connection per followed log
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
             self._docker = aiodocker.Docker("unix://localhost", connector=self._connector, timeout=timeout)
         self._docker.api_version = "auto"
-        async with self._asking("say its version"):
-            told = await self._docker.version()
-        self.version = str(told.get("Version", "of unknown version"))
-        self.api = _agreed(self.version, _numbers(told["ApiVersion"]), _numbers(told.get("MinAPIVersion", "1.12")))
+        try:
+            async with self._asking("say its version"):
+                told = await self._docker.version()
+            self.version = str(told.get("Version", "of unknown version"))
+            newest, oldest = _numbers(told["ApiVersion"]), _numbers(told.get("MinAPIVersion", "1.12"))
+        except (EngineRefusedError, LookupError, TypeError, ValueError, AttributeError) as fault:
+            said = fault.said if isinstance(fault, EngineRefusedError) else "nothing that the engine would say"
+            raise RuntimeUnavailableError(
+                f"What answers at {self.socket} is no Docker Engine at work: asked for its version it said {said!r}.",
+                hint="`docker version` tells what it is; say in DOCKER_HOST where the engine's own socket is.",
+            ) from fault
+        self.api = _agreed(self.version, newest, oldest)
         self._docker.api_version = f"v{self.api_version}"
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError
+from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError, SettingsError
 from spreadpilot_core.ibkr.gateway_options import GatewayOptions
 from spreadpilot_core.ibkr.runtimes.docker_engine import Engine, EngineRefusedError
 from spreadpilot_core.ibkr.runtimes.docker_images import pull_error, registry_of, stored_login
@@ -46,7 +46,7 @@ async def image(settings: Settings) -> Sequence[Finding]:
     try:
         async with _engine(settings) as reached:
             return [await _image(reached, settings, options) for options in needed]
-    except RuntimeUnavailableError:
+    except (RuntimeUnavailableError, SettingsError):  # the engine's own line tells why
         return [warning("The image is not known while the engine can't be used.")]
 
 
@@ -93,7 +93,7 @@ async def network(settings: Settings) -> Sequence[Finding]:
     try:
         async with _engine(settings) as reached:
             networks = await reached.networks()
-    except RuntimeUnavailableError:
+    except (RuntimeUnavailableError, SettingsError):  # the engine's own line tells why
         return [warning("The network is not known while the engine can't be used.")]
     naming = Naming(settings.container_prefix)
     found = next((each for each in networks if each["Name"] == naming.network), None)

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
-from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError
+from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError, SettingsError
 from spreadpilot_core.ibkr.leases import is_free
 from spreadpilot_core.ibkr.runtimes.looking import onlooker
 from spreadpilot_core.ibkr.service.doctor.findings import Finding, counted, ok, problem, wanted, warning
@@ -38,7 +38,7 @@ async def _ours(settings: Settings) -> dict[int, str]:
     try:
         async with onlooker(settings) as looking:
             return {each.leases.host_port: each.follower_id for each in await looking.find()}
-    except RuntimeUnavailableError:  # the runtime's own line tells why
+    except (RuntimeUnavailableError, SettingsError):  # the runtime's own line tells why
         return {}
 
 
