@@ -373,6 +373,19 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- history
 
 
+@pytest.mark.parametrize("asked_at", ["20261128-00:00:00", "20261129-08:32:00", "20261129-23:59:59"])
+def test_on_a_weekend_the_bars_are_fridays(asked_at: str) -> None:
+    """Whoever asks for a day's bars on a Saturday or Sunday gets the day before the weekend, as from IBKR, and not nothing."""
+    market = Market(CATALOGUE, seed=1, clock=lambda: NOW, step_seconds=None)
+    span = read_span(asked_at, "1 D", "5 mins", now=NOW)
+    found = bars(APPLE, market, span)
+    assert len(found) == 24 * 12
+    assert {bar.at.date() for bar in found} == {dt.date(2026, 11, 27)}
+    assert found[-1].close == 230.0
+    weeks = bars(APPLE, market, read_span(asked_at, "20 W", "1 week", now=NOW))
+    assert len(weeks) == 20
+
+
 def test_bars_leave_weekends_out() -> None:
     """Daily bars are weekdays, oldest first, and the last one closes at the present price."""
     market = Market(CATALOGUE, seed=1, clock=lambda: NOW, step_seconds=None)

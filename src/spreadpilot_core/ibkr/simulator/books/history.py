@@ -1,6 +1,7 @@
 """Past prices, made up on request: bars that walk backwards from the present price.
 
-The same request gives the same shape under the same seed. The market of the past was open on every weekday, round the clock.
+The same request gives the same shape under the same seed. The market of the past was open on every weekday, round the clock;
+what is asked for on a weekend ends where that began, as at IBKR.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def read_span(end: str, duration: str, bar: str, *, now: float) -> Span:
     length, size = _seconds(duration), _seconds(bar)
     if not 0 < length <= _LONGEST or not size or length // size > _MOST_BARS:
         raise invalid(f"Historical data for '{duration}' in bars of '{bar}' is not served.")
-    return Span(_end(end, now), length, size)
+    return Span(_before_weekend(_end(end, now)), length, size)
 
 
 def bars(contract: Contract, market: Market, span: Span) -> list[Bar]:
@@ -96,13 +97,19 @@ def bars(contract: Contract, market: Market, span: Span) -> list[Bar]:
 
 
 def _starts(span: Span) -> Iterator[dt.datetime]:
-    """Starts of the bars, newest first, without weekends."""
+    """Starts of the bars, newest first, without weekends where a bar is a day or less."""
     end = span.end.timestamp()
     at = dt.datetime.fromtimestamp(end - end % min(span.bar, _DAY), dt.UTC)
     while at >= span.start:
-        if at < span.end and at.weekday() < _SATURDAY:
+        if at < span.end and (at.weekday() < _SATURDAY or span.bar > _DAY):
             yield at
         at -= dt.timedelta(seconds=span.bar)
+
+
+def _before_weekend(end: dt.datetime) -> dt.datetime:
+    """The end itself, or the beginning of the weekend that it lies in."""
+    days = end.weekday() - _SATURDAY
+    return end if days < 0 else dt.datetime.combine(end.date() - dt.timedelta(days=days), dt.time(tzinfo=dt.UTC))
 
 
 def _seconds(text: str) -> int:
