@@ -271,7 +271,8 @@ async def home() -> AsyncIterator[Home]:
 async def test_after_minutes_of_trouble_exactly_what_is_wanted_runs(home: Home) -> None:
     """Wanted and running are compared one by one: followers, containers, ports, client ids, logins; no defect was logged."""
     await home.add(*FOLLOWERS)
-    service, runtime, rng = Service(home, login_budget=8, log_format="json"), home.runtime(), random.Random(SEED)
+    service = Service(home, login_budget=8, heartbeat_timeout=2.0, connect_time=8.0, log_format="json")
+    runtime, rng = home.runtime(), random.Random(SEED)
     await runtime.open()
     try:
         await service.start()

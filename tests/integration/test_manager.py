@@ -281,7 +281,7 @@ async def test_a_frozen_gateway_does_not_stay_running(home: Home) -> None:
     await home.add("anna")
     runtime = home.runtime()
     await runtime.open()
-    async with running(home) as manager:
+    async with running(home, heartbeat_timeout=2.0) as manager:
         await ready(manager, "anna")
         await runtime.inject(FollowerId("anna"), "freeze")
         await eventually(lambda: manager.get_gateway_status("anna") is not GatewayStatus.RUNNING)
