@@ -378,6 +378,18 @@ def test_a_controller_that_loops_is_removed_at_its_second_lap() -> None:
     assert world.memory.state in (State.BACKING_OFF, State.NEEDS_HUMAN)
 
 
+def test_a_lap_that_a_login_followed_weeks_ago_is_no_loop_today() -> None:
+    """The controller may try its one relaunch in each of its logins; the second one in a row is too many."""
+    world = walk(World())
+    world.phase(LoginPhase.FAILED, laps=2, laps_forgiven=1, completed=False, completed_before=True)
+    close_socket(world)
+    for _ in range(5):
+        world.step()
+    assert world.containers == 1
+    world.phase(LoginPhase.FAILED, laps=3)
+    assert settled_ready_with(world, containers=2)
+
+
 def test_login_failed_outside_a_reset_window_is_a_rejection_at_its_first_lap() -> None:
     """`Login failed` is not waited for twice: the password may be wrong."""
     world = World()

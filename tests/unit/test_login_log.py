@@ -319,6 +319,28 @@ def test_a_repeated_attempt_is_counted_once_and_a_new_one_again() -> None:
     assert log.view.laps == 2
 
 
+@pytest.mark.parametrize(
+    ("dialect", "lap", "login"),
+    [
+        ("ibc", lambda: [*IBC_TRIED, ibc("Connection to server failed: no route"), ibc("Cold restart in progress")], "Login has completed"),
+        ("ibcontroller", lambda: [*IBCONTROLLER_TRIED, told("transient login failure -- relaunching with a full fresh login: x")], "login completed"),
+    ],
+)  # fmt: skip
+def test_laps_before_a_completed_login_make_no_loop_of_a_later_one(dialect: Any, lap: Any, login: str) -> None:
+    """A gateway lives for weeks: one lap in each weekly login is no controller that loops."""
+    say = ibc if dialect == "ibc" else told
+    log = read(dialect, lap())
+    assert (log.view.laps, log.view.laps_forgiven) == (1, 0)
+    log.read(say(login))
+    assert (log.view.laps, log.view.laps_forgiven) == (1, 1)
+    log.read(
+        "Starting Gateway with this command:" if dialect == "ibc" else told("launching instance gateway-paper (paper)")
+    )
+    log.read(say("Connection to server failed: no route"))
+    log.read(say("Cold restart in progress" if dialect == "ibc" else "transient login failure -- relaunching"))
+    assert (log.view.laps, log.view.laps_forgiven, log.view.phase) == (2, 1, P.FAILED)
+
+
 def test_a_failure_is_remembered_over_the_relaunch_until_a_login_completes() -> None:
     """The controller relaunches within milliseconds: what failed is still there to be seen afterwards."""
     log = read("ibcontroller", [*IBCONTROLLER_TRIED, told("login failed -- transient, relaunching"), told("launching instance gateway-paper (paper)")])  # fmt: skip

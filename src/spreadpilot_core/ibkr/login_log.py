@@ -73,6 +73,8 @@ class LoginView:
     """Login attempts in this container's log: lines, since the controllers' own numbers start again with each program."""
     laps: int = 0
     """Relaunches by the controller itself after a failure, in this container's log."""
+    laps_forgiven: int = 0
+    """Those of them that a completed login followed: what passed weeks ago makes no loop of a failure today."""
     completed: bool = False
     """A login completed in this program's life, and nothing later speaks against it."""
     completed_before: bool = False
@@ -258,6 +260,7 @@ class LoginLog:
         view = self._view
         if phase is LoginPhase.LOGGED_IN:
             self._change(completed=True, human=None, wait_seconds=None, last_failure="", login_failed=False)
+            self._change(laps_forgiven=self._view.laps)
         elif view.completed and phase in _SESSION_ENDS_WITH:
             self._change(completed=False, completed_before=True)
         if phase is view.phase:

@@ -54,7 +54,7 @@ def conclude(
     if phase is LoginPhase.SECOND_FACTOR_MISSED:
         sentence = f"Nobody approved the login on the phone in time.{evidence}"
         return Conclusion(LoginOutcome.SECOND_FACTOR_MISSED, sentence, replace(record, needs_human=sentence))
-    if phase is LoginPhase.FAILED and view is not None and (ended or view.laps > 1):
+    if phase is LoginPhase.FAILED and view is not None and (ended or view.laps - view.laps_forgiven > 1):
         reset_over = reset_window_end(now, region)
         where = " during IBKR's reset" if reset_over else ""
         return Conclusion(LoginOutcome.FAILED, f"The login failed{where}.{evidence}", record, reset_over)
