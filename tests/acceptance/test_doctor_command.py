@@ -6,13 +6,16 @@ import os
 import resource
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
+from spreadpilot_core.ibkr.service.doctor import machine_checks
 from spreadpilot_core.ibkr.service.doctor.command import examine
 from spreadpilot_core.ibkr.service.doctor.findings import Check, Finding, Verdict, ok
 from spreadpilot_core.ibkr.settings import Settings
@@ -353,6 +356,29 @@ async def test_a_check_that_fails(trouble: Exception, words: str) -> None:
     assert found.verdict is Verdict.PROBLEM
     assert words in found.what
     assert "pl4nted" not in found.what
+
+
+@pytest.mark.parametrize(("off_by", "verdict"), [(0, Verdict.OK), (-100, Verdict.PROBLEM), (100, Verdict.PROBLEM)])
+async def test_a_slow_answer_is_no_wrong_clock(monkeypatch: pytest.MonkeyPatch, off_by: int, verdict: Verdict) -> None:
+    """A server that is asked for its time and takes long has no other clock for that; one that has is found all the same."""
+
+    class Slow:
+        label = "a slow server"
+
+        async def now(self) -> datetime:
+            await asyncio.sleep(0.2)
+            told = datetime.now(UTC) + timedelta(seconds=off_by)
+            await asyncio.sleep(0.2)
+            return told
+
+    @asynccontextmanager
+    async def slow(_: Settings) -> AsyncIterator[Slow]:
+        yield Slow()
+
+    monkeypatch.setattr(machine_checks, "mongo", slow)
+    monkeypatch.setattr(machine_checks, "_NOTICED_SKEW", 0.1)
+    found = await machine_checks.clock(Settings.read(store_url="mongodb:", runtime_url="simulated:"))
+    assert [each.verdict for each in found if "a slow server" in each.what] == [verdict]
 
 
 async def test_a_check_that_hangs() -> None:

@@ -96,15 +96,17 @@ async def _compared(settings: Settings) -> list[Finding]:
     found = []
     if settings.store.startswith("mongodb:"):
         async with mongo(settings) as database:
-            found.append(_skew(database.label, await database.now(), datetime.now(UTC)))
+            asked = datetime.now(UTC)
+            found.append(_skew(database.label, await database.now(), asked))
     else:
         found.append(await _against_records(settings))
     if settings.runtime_url.startswith("docker:"):
         from spreadpilot_core.ibkr.runtimes.docker_look import look_at_docker
 
         async with look_at_docker(settings) as looking:
+            asked = datetime.now(UTC)
             told = str((await looking.engine.facts())["SystemTime"])
-            found.append(_skew("the Docker Engine", datetime.fromisoformat(told), datetime.now(UTC)))
+            found.append(_skew("the Docker Engine", datetime.fromisoformat(told), asked))
     return found
 
 
@@ -118,8 +120,9 @@ async def _against_records(settings: Settings) -> Finding:
     return ok(f"The clock says {now:%Y-%m-%d %H:%M:%S} UTC.")
 
 
-def _skew(whose: str, theirs: datetime, ours: datetime) -> Finding:
-    seconds = abs((theirs - ours).total_seconds())
+def _skew(whose: str, theirs: datetime, asked: datetime) -> Finding:
+    """A clock is right that shows a time between question and answer, however long the answer took."""
+    seconds = max(0.0, (asked - theirs).total_seconds(), (theirs - datetime.now(UTC)).total_seconds())
     if seconds <= _NOTICED_SKEW:
         return ok(f"The clock agrees with that of {whose}.")
     what = f"The clock and that of {whose} are {seconds:.0f} s apart."
