@@ -148,7 +148,7 @@ async def test_writes_wait_for_the_server_and_come_in_order(
 ) -> None:
     """Records, settlements, history and mappings written while it was away are there after its return, in order."""
     attempt = an_attempt()
-    assert await store.reserve_login(attempt, 3) is None
+    assert await eventually(lambda: store.reserve_login(attempt, 3)) is None
     await store.report([a_mapping("gone")], [an_entry(0)])
     await asyncio.to_thread(server.kill)
     for number in range(1, 8):
@@ -214,6 +214,7 @@ async def test_lost_term_leaves_the_mappings_alone(
 ) -> None:
     """What a manager without the term wanted other services to read is not written on return; its history is."""
     await store.report([a_mapping()], [])
+    await until(lambda: not store.waiting, within=WITHIN)  # a server that was slow to take it takes it still
     await asyncio.to_thread(server.kill)
     await store.report([a_mapping("bert")], [an_entry(1)])
     store.holds_term = lambda: False
@@ -230,7 +231,7 @@ async def test_full_outbox_refuses_and_loses_nothing(
 ) -> None:
     """At its bound the outbox refuses with a sentence; what it had accepted is written on return."""
     store = under_test.store(outbox=tmp_path / "small.sqlite3", limit=5)
-    await store.open()
+    await eventually(store.open)
     await asyncio.to_thread(server.kill)
     await store.report([], [an_entry(number) for number in range(4)])
     with pytest.raises(StoreUnavailableError, match=r"small\.sqlite3 is full: 4 entries wait"):
@@ -281,7 +282,7 @@ async def test_hints_outlive_the_server(server: MongoServer) -> None:
     """Whoever loads at every hint has the newest records soon after the server came back."""
     under_test = MongoFollowersUnderTest(server.uri, "hints")
     store = under_test.store()
-    await store.open()
+    await eventually(store.open)
     async with aclosing(store.hints()) as hints, asyncio.timeout(WITHIN):
         for name in ("anna", "bert"):
             await under_test.put([{"id": name, "vault_secret_ref": "x"}])
