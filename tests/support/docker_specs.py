@@ -6,6 +6,7 @@ from typing import Any
 
 from spreadpilot_core.ibkr.gateway_options import GatewayOptions
 from spreadpilot_core.ibkr.protocols import FollowerId, GatewaySpec, TradingMode
+from support.home import FAR_RESTART_TIME
 
 
 def spec(follower_id: str = "alice", *, user: str = "alice01", digest: str = "d1", **choices: Any) -> GatewaySpec:
@@ -15,7 +16,7 @@ def spec(follower_id: str = "alice", *, user: str = "alice01", digest: str = "d1
         image="gateway:test",
         read_only_api=False,
         existing_session_action="primary",
-        auto_restart_time="11:45 PM",
+        auto_restart_time=FAR_RESTART_TIME,
         time_zone="America/New_York",
         java_heap_mib=768,
         vnc=False,

@@ -9,8 +9,10 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewaySnapshot
@@ -23,6 +25,9 @@ PATIENCE = 60.0
 """Seconds after which a condition that should hold within a second counts as a failure, on however busy a machine."""
 STALL = 20.0
 """Seconds for which a busy machine may hold up any process without its being taken for dead; a test of that says less."""
+
+FAR_RESTART_TIME = f"{datetime.now(ZoneInfo('America/New_York')) + timedelta(hours=12):%I:%M %p}"
+"""A daily restart, in the gateways' default zone, that no test meets, at whatever time of the day it runs."""
 
 
 class Home:
@@ -44,6 +49,7 @@ class Home:
             "max_startup_time": PATIENCE,
             "stop_grace": 5.0,
             "secret_poll_interval": 1.0,
+            "auto_restart_time": FAR_RESTART_TIME,
         }
 
     @property

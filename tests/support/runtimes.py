@@ -39,7 +39,7 @@ from spreadpilot_core.ibkr.protocols import (
 )
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from spreadpilot_core.ibkr.simulator.engine.files import OPERATIONS, read_address
-from support.home import free_ports
+from support.home import FAR_RESTART_TIME, free_ports
 
 PASSWORD = "Correct horse, battery \\ staple"
 PATIENCE = 60.0
@@ -51,7 +51,7 @@ OPTIONS = GatewayOptions(
     image="example.org/ib-gateway:test",
     read_only_api=False,
     existing_session_action="primary",
-    auto_restart_time="11:45 PM",
+    auto_restart_time=FAR_RESTART_TIME,
     time_zone="America/New_York",
     java_heap_mib=768,
     vnc=False,

@@ -69,7 +69,9 @@ def test_owner_of_the_image(user: str, ids: tuple[int, int]) -> None:
 
 def test_every_variable_of_the_old_generation() -> None:
     """What its compose file defaults and its image lacks is said in full."""
-    assert look("i", inspection(OLD_ENV)).variables(spec(read_only_api=True, java_heap_mib=1024)) == {
+    assert look("i", inspection(OLD_ENV)).variables(
+        spec(read_only_api=True, java_heap_mib=1024, auto_restart_time="11:45 PM")
+    ) == {
         "TWS_USERID": "alice01",
         "TWS_PASSWORD_FILE": PASSWORD_FILE,
         "TWS_SETTINGS_PATH": "/home/ibgateway/tws_settings",
@@ -91,7 +93,9 @@ def test_every_variable_of_the_old_generation() -> None:
 
 def test_every_variable_of_the_new_generation() -> None:
     """Its own names, the heap with a unit, the three time zones alike, and a log that hides nothing."""
-    assert look("i", inspection(NEW_ENV)).variables(spec(trading_mode="live", existing_session_action="secondary")) == {
+    assert look("i", inspection(NEW_ENV)).variables(
+        spec(trading_mode="live", existing_session_action="secondary", auto_restart_time="11:45 PM")
+    ) == {
         "IBC_USERID": "alice01",
         "IBC_PASSWORD_FILE": PASSWORD_FILE,
         "IBC_TWS_SETTINGS_PATH": "/home/ibgateway/tws_settings",
