@@ -80,9 +80,9 @@ async def test_away_in_the_middle_of_a_launch(home: Home, proxy: TcpProxy) -> No
     async with manager_of(home, proxy) as manager:
         await eventually(lambda: bool(proxy.requests))
         for name in FOLLOWERS:
+            await eventually(lambda name=name: "secret" in (seen(manager, name).reason or ""), told(manager, name))
             one = seen(manager, name)
             assert (one.status, one.state) == (GatewayStatus.STARTING, State.QUEUED)
-            assert "secret" in (one.reason or "")
         proxy.mode = "reset"
         proxy.cut()
         await eventually(lambda: all("is unavailable" in told(manager, name) for name in FOLLOWERS))

@@ -27,10 +27,10 @@ FLEET = 100
 HURRIED = (
     "from functools import partial\n"
     "from spreadpilot_core.ibkr.credentials import backoff, courier\n"
-    "backoff.Pace = partial(backoff.Pace, first_wait=0.05, jitter=0.0, shared_for=0.3)\n"
+    "backoff.Pace = partial(backoff.Pace, first_wait=0.05, jitter=0.0, shared_for={shared_for})\n"
     "courier.main()\n"
 )
-"""The courier as it is, but with short waits between its tries."""
+"""The courier as it is, but with short waits between its tries, and a failure that holds for so many seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,15 @@ def bao(server: BaoServer) -> BaoServer:
 
 @asynccontextmanager
 async def fleet(
-    bao: BaoServer, state_dir: Path, *, address: str | None = None, silence: float = SILENCE, **vault: str
+    bao: BaoServer, state_dir: Path, *, address: str | None = None, shared_for: float = 0.3, **vault: str
 ) -> AsyncIterator[Couriers]:
     """Couriers of one manager whose environment holds these variables of Vault's."""
     environment = courier_environment({**os.environ, **(vault or {"VAULT_TOKEN": bao.token("reader")})})
     async with couriers_in(
         state_dir,
         settings={"vault_enabled": True, "vault_addr": address or bao.address},
-        command=(sys.executable, "-c", HURRIED),
+        command=(sys.executable, "-c", HURRIED.format(shared_for=shared_for)),
         environment=environment,
-        silence=silence,
     ) as couriers:
         yield couriers
 
@@ -140,7 +139,9 @@ async def test_one_outage_is_one_backoff_for_the_whole_fleet(bao: BaoServer, tmp
     """A hundred followers wait while Vault can't be reached: it is asked four times in all, and every one is told."""
     with TcpProxy(bao.port) as proxy:
         proxy.mode = "reset"
-        async with fleet(bao, tmp_path, address=proxy.address) as couriers:
+        async with fleet(
+            bao, tmp_path, address=proxy.address, shared_for=SILENCE
+        ) as couriers:  # till the last has heard
             told = await asyncio.gather(*(read(couriers, number) for number in range(FLEET)), return_exceptions=True)
             assert {type(outcome) for outcome in told} == {CredentialsUnavailableError}
             assert len(proxy.requests) == 4
@@ -152,9 +153,11 @@ async def test_one_outage_is_one_backoff_for_the_whole_fleet(bao: BaoServer, tmp
 async def test_an_answer_that_never_ends_costs_one_courier(bao: BaoServer, tmp_path: Path) -> None:
     """Where Vault dribbles an answer for ever, the courier that waits for it is given up, and the next one reads."""
     with TcpProxy(bao.port) as proxy:
-        async with fleet(bao, tmp_path, address=proxy.address, silence=8.0) as couriers:
+        async with fleet(bao, tmp_path, address=proxy.address) as couriers:
             await read(couriers, 0)
             [stuck] = pids(couriers)
+            for courier in couriers._live.values():  # not before it runs: its start may take long
+                courier._silence = 8.0
             proxy.mode = "dribble"
             with pytest.raises(CredentialsUnavailableError, match="owed an answer for 8 s"):
                 await read(couriers, 1)
