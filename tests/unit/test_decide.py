@@ -14,7 +14,7 @@ from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, Flee
 from spreadpilot_core.ibkr.deciding.pacing import CONNECT_TRIES
 from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
 from spreadpilot_core.ibkr.login_log import LoginPhase
-from spreadpilot_core.ibkr.protocols import LoginOutcome, RuntimeState
+from spreadpilot_core.ibkr.protocols import Dialect, LoginOutcome, RuntimeState
 from support.decide_world import START, World
 
 
@@ -361,6 +361,60 @@ def test_a_pending_phone_approval_has_its_own_longer_limit() -> None:
         pass
 
     assert world.now - asked >= timedelta(seconds=world.limits.phone_approval_time)
+
+
+# What the sheets say of each exit code, where no line of the log told more: (controller, code), what follows, login's outcome.
+CODES = [
+    ("ibcontroller", 69, State.BACKING_OFF, LoginOutcome.FAILED),
+    ("ibcontroller", 75, State.NEEDS_HUMAN, LoginOutcome.SECOND_FACTOR_MISSED),
+    ("ibcontroller", 77, State.NEEDS_HUMAN, LoginOutcome.REJECTED),
+    *(("ibcontroller", code, State.NEEDS_HUMAN, LoginOutcome.FAILED) for code in (1, 2, 78, 125, 126, 127)),
+    *(("ibcontroller", code, State.BACKING_OFF, LoginOutcome.FAILED) for code in (0, 96, 97, 134, 137, 139)),
+    *(("ibc", code, State.NEEDS_HUMAN, LoginOutcome.FAILED) for code in (*range(1, 9), *range(77, 86), 126, 127)),
+    *(("ibc", code, State.BACKING_OFF, LoginOutcome.FAILED) for code in (0, 76, 86, 87, 88, 96, 97, 137, 143, 159)),
+]
+
+
+@pytest.mark.parametrize("log_is_readable", [True, False])
+@pytest.mark.parametrize(("dialect", "code", "state", "outcome"), CODES)
+def test_what_follows_an_exit_code_that_no_line_explains(
+    dialect: Dialect, code: int, state: State, outcome: LoginOutcome, *, log_is_readable: bool
+) -> None:
+    """The same number means different things: wrong settings are mended by a human, a refused login is not typed again."""
+    world = World(log_is_readable=log_is_readable)
+    while world.gateway is None:
+        world.step()
+    world.type_login()
+    world.gateway = replace(world.gateway, dialect=dialect, state=RuntimeState.EXITED, exit_code=code)
+    for _ in range(30):
+        if world.memory.state is state and world.gateway is None:
+            break
+        world.step()
+    assert (world.memory.state, world.containers) == (state, 1)
+    assert world.attempts[0].outcome is outcome
+    assert world.decision is not None
+    assert f"ended with code {code}" in (world.decision.reason or "") or outcome is LoginOutcome.REJECTED
+
+
+@pytest.mark.parametrize("code", [1, 78, 69])
+def test_a_gateway_that_was_logged_in_is_started_again_whatever_its_code(code: int) -> None:
+    """Its settings have worked in this container: it was lost."""
+    world = walk(World())
+    assert world.gateway is not None
+    world.gateway = replace(world.gateway, dialect="ibcontroller", state=RuntimeState.EXITED, exit_code=code)
+    world.connection = None
+    assert settled_ready_with(world, containers=2)
+
+
+def test_a_refused_login_after_a_good_one_gets_one_new_container_by_its_code_alone() -> None:
+    """77 right after a nightly restart is the known false rejection, also when the log's last lines were lost."""
+    world = walk(World())
+    assert world.gateway is not None
+    world.phase(LoginPhase.AUTHENTICATING, completed=False)
+    world.gateway = replace(world.gateway, dialect="ibcontroller", state=RuntimeState.EXITED, exit_code=77)
+    world.connection = None
+    assert settled_ready_with(world, containers=2)
+    assert world.record.false_rejection_used is not None
 
 
 def test_a_controller_that_loops_is_removed_at_its_second_lap() -> None:

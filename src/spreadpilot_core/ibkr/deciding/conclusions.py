@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from spreadpilot_core.ibkr.deciding.reset_windows import reset_window_end
-from spreadpilot_core.ibkr.login_log import LoginPhase, LoginView, exit_meaning
+from spreadpilot_core.ibkr.login_log import ExitKind, LoginPhase, LoginView, exit_meaning
+from spreadpilot_core.ibkr.login_log_tables import VERDICTS
 from spreadpilot_core.ibkr.protocols import ContainerId, Gateway, LoginOutcome, Record, RuntimeState
 
 THROTTLE_WITHOUT_FIGURE = timedelta(minutes=10)
@@ -58,7 +59,24 @@ def conclude(
         reset_over = reset_window_end(now, region)
         where = " during IBKR's reset" if reset_over else ""
         return Conclusion(LoginOutcome.FAILED, f"The login failed{where}.{evidence}", record, reset_over)
+    if _refused_by_code(view, gateway):
+        words = f" Its container ended{_with_code(gateway.exit_code if gateway else None)}.{evidence}"
+        return _rejected(view or LoginView(), record, container=container, region=region, now=now, evidence=words)
     return _ended(view, gateway, record, container, evidence) if ended else None
+
+
+def _refused_by_code(view: LoginView | None, gateway: Gateway | None) -> bool:
+    """The code alone tells a refused login where the line that told it was lost."""
+    if gateway is None or gateway.state is not RuntimeState.EXITED or (view is not None and view.phase in VERDICTS):
+        return False
+    return exit_meaning(gateway.dialect, gateway.exit_code).kind is ExitKind.REJECTED_OR_THROTTLED
+
+
+def _missed_by_code(view: LoginView | None, gateway: Gateway) -> bool:
+    """Likewise a second factor. IBC ends so only when the phone had approved, and then one more try is due."""
+    is_open = view is None or not (view.completed or view.phase in VERDICTS)
+    kind = exit_meaning(gateway.dialect, gateway.exit_code).kind
+    return is_open and kind is ExitKind.SECOND_FACTOR and gateway.dialect != "ibc"
 
 
 def _is_rejection(view: LoginView, region: str | None, now: datetime) -> bool:
@@ -87,11 +105,10 @@ def _with_code(code: int | None) -> str:
 def _ended(
     view: LoginView | None, gateway: Gateway | None, record: Record, container: ContainerId, evidence: str
 ) -> Conclusion:
-    if gateway is None:
-        meaning, code = "is gone", None
-    else:
-        code = gateway.exit_code
-        meaning = f"ended{_with_code(code)} ({exit_meaning(gateway.dialect, code).sentence})"
+    meaning, kind = "is gone", ExitKind.UNKNOWN
+    if gateway is not None:
+        told = exit_meaning(gateway.dialect, gateway.exit_code)
+        meaning, kind = f"ended{_with_code(gateway.exit_code)} ({told.sentence})", told.kind
     completed = view is not None and (view.completed or view.completed_before)
     completed = completed or record.logged_in_before == container
     oom = "".join(f" {notice}" for notice in gateway.notices) if gateway is not None else ""
@@ -102,6 +119,12 @@ def _ended(
     elif view is not None and view.human and not completed:
         sentence = f"{view.human}{evidence}"
         record = replace(record, needs_human=sentence)
+    elif kind is ExitKind.CONFIG and not completed:
+        sentence += " Another try would end the same way."
+        record = replace(record, needs_human=sentence)
+    elif gateway is not None and _missed_by_code(view, gateway):
+        record = replace(record, needs_human=sentence)
+        return Conclusion(LoginOutcome.SECOND_FACTOR_MISSED, sentence, record)
     # A login that is still open although one completed earlier is a later one, which the controller typed by itself.
     outcome = LoginOutcome.UNFINISHED if gateway is None else LoginOutcome.FAILED
     if view is not None and view.completed:

@@ -128,7 +128,7 @@ def _rejection(s: Situation) -> Decision | None:
         return None
     sentence, until = refusal
     if until is not None and budget_refusal(s, s.seen.prepared) is None:
-        return s.verdict(State.BACKING_OFF, sentence, f"Next login at {until:%H:%M:%S} UTC.", until=until)
+        return s.verdict(State.BACKING_OFF, _why(s, sentence), f"Next login at {until:%H:%M:%S} UTC.", until=until)
     if until is not None:
         return None
     newest = s.seen.newest_version
@@ -144,10 +144,16 @@ def _budget(s: Situation) -> Decision | None:
     sentence = budget_refusal(s, s.seen.prepared)
     if sentence is None:
         return None
+    sentence = _why(s, sentence)
     record = replace(s.record, needs_human=sentence)
     return s.verdict(
         State.NEEDS_HUMAN, sentence, _launch(s, "takes one more login on purpose", retry=True), record=record
     )
+
+
+def _why(s: Situation, sentence: str) -> str:
+    """How many failed, and how the last one ended: a number alone cures nothing."""
+    return f"{sentence} {s.memory.trouble}" if s.memory.trouble else sentence
 
 
 def _turn(s: Situation) -> Decision | None:
