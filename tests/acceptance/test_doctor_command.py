@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
+from spreadpilot_core.ibkr.runtimes import docker_look
 from spreadpilot_core.ibkr.service.doctor import machine_checks
-from spreadpilot_core.ibkr.service.doctor.command import examine
+from spreadpilot_core.ibkr.service.doctor.command import checks_for, examine
 from spreadpilot_core.ibkr.service.doctor.findings import Check, Finding, Verdict, ok
 from spreadpilot_core.ibkr.settings import Settings
 from support.command import PROGRAM, Command
@@ -379,6 +380,23 @@ async def test_a_slow_answer_is_no_wrong_clock(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(machine_checks, "_NOTICED_SKEW", 0.1)
     found = await machine_checks.clock(Settings.read(store_url="mongodb:", runtime_url="simulated:"))
     assert [each.verdict for each in found if "a slow server" in each.what] == [verdict]
+
+
+async def test_an_engine_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own line says so with the cure before the check's time is over; what depends on it is no problem more."""
+    monkeypatch.setattr(docker_look, "_PATIENCE", 0.2)
+    settings = Settings.read(state_dir=tmp_path, docker_host=f"unix://{tmp_path}/s", vault_enabled=False)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(f"{tmp_path}/s")
+        mute.listen()
+        checks = [
+            check for check in checks_for(settings) if check.name in ("engine", "image", "network", "ports", "clock")
+        ]
+        found = await asyncio.gather(*(examine(check, settings) for check in checks))
+    (problem_found,) = [each for lines in found for each in lines if each.verdict is Verdict.PROBLEM]
+    assert "did not say its version within 0.2 s" in problem_found.what
+    assert "restarting docker.service helps" in (problem_found.cure or "")
+    assert found[0] == [problem_found]
 
 
 async def test_a_check_that_hangs() -> None:

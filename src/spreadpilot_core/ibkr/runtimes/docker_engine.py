@@ -52,10 +52,11 @@ class EngineRefusedError(LaunchError):
 
 
 class Engine:
-    """A connection to one engine. `open` before anything else."""
+    """A connection to one engine. `open` before anything else; `patience` is how long it may take to answer, in seconds."""
 
-    def __init__(self, socket: str) -> None:
+    def __init__(self, socket: str, *, patience: float | None = None) -> None:
         self.socket = socket
+        self._patience = patience or _ANSWER_SECONDS
         self.version = ""
         """The engine's own version, such as "20.10.24"."""
         self.api: tuple[int, int] = OLDEST_API
@@ -209,7 +210,7 @@ class Engine:
     async def ask_registry(self, reference: str, auth: Mapping[str, str] | None) -> None:
         """Have the engine look an image up in its registry, without pulling it; refused when it can't be had."""
         headers = {"X-Registry-Auth": compose_auth_header(dict(auth))} if auth else None
-        async with self._asking(f"look up {reference}"):
+        async with self._asking(f"look up {reference}", seconds=_ANSWER_SECONDS):  # the registry's time, not its own
             await self._client._query_json(f"distribution/{reference}/json", headers=headers)  # noqa: SLF001  # the library has no call for it
 
     async def networks(self) -> list[dict[str, Any]]:
@@ -277,7 +278,8 @@ class Engine:
         return self._client.volumes
 
     @asynccontextmanager
-    async def _asking(self, doing: str, *, seconds: float = _ANSWER_SECONDS) -> AsyncIterator[None]:
+    async def _asking(self, doing: str, *, seconds: float | None = None) -> AsyncIterator[None]:
+        seconds = seconds or self._patience
         with _translated(doing, self.socket, seconds=seconds):
             async with asyncio.timeout(seconds):
                 yield
@@ -305,7 +307,7 @@ def _translated(doing: str, socket: str, *, seconds: float = _ANSWER_SECONDS) ->
         raise EngineRefusedError(doing, error.status, error.message) from error
     except TimeoutError as error:
         raise RuntimeUnavailableError(
-            f"The Docker Engine at {socket} did not {doing} within {seconds:.0f} s.",
+            f"The Docker Engine at {socket} did not {doing} within {seconds:g} s.",
             hint="`docker info` tells whether it still answers; restarting docker.service helps when it does not.",
         ) from error
     except (aiohttp.ClientError, OSError) as error:

@@ -14,6 +14,9 @@ from spreadpilot_core.ibkr.runtimes.docker_streams import recent_lines
 from spreadpilot_core.ibkr.runtimes.images import SCREEN_PASSWORD_FILE
 from spreadpilot_core.ibkr.settings import Settings
 
+_PATIENCE = 10
+"""Seconds for an engine to answer somebody who only looks, and waits in front of a screen."""
+
 
 class DockerOnlooker:
     """Fulfils `looking.Onlooker` on an open engine."""
@@ -49,7 +52,7 @@ class DockerOnlooker:
 @asynccontextmanager
 async def look_at_docker(settings: Settings) -> AsyncIterator[DockerOnlooker]:
     """Reach the engine, and let go of it again without touching anything."""
-    engine = Engine(socket_path(settings.docker_host))
+    engine = Engine(socket_path(settings.docker_host), patience=_PATIENCE)
     try:
         await engine.open()
         yield DockerOnlooker(engine, Naming(settings.container_prefix))
