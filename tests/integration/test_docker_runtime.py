@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from importlib.metadata import version
 
 import pytest
 
@@ -81,11 +82,31 @@ async def test_the_container_gives_nothing_away(bench: Bench, generation: Genera
         assert PASSWORD.replace("\\", "\\\\") not in place
     ports = [binding for bindings in seen["NetworkSettings"]["Ports"].values() for binding in bindings or ()]
     assert ports == [{"HostIp": "127.0.0.1", "HostPort": str(gateway.leases.host_port)}]
-    assert seen["HostConfig"]["Memory"] == 1 << 30
+    limits = {
+        key: seen["HostConfig"][key] for key in ("Memory", "MemorySwap", "PidsLimit", "Init", "Privileged", "CapDrop")
+    }
+    assert limits == {
+        "Memory": 1 << 30,
+        "MemorySwap": 1 << 30,
+        "PidsLimit": 1024,
+        "Init": True,
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+    }
+    assert seen["HostConfig"]["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
     assert seen["HostConfig"]["RestartPolicy"]["Name"] == "no"
-    labels = seen["Config"]["Labels"]
-    assert labels[OWNER] == bench.prefix
-    assert labels["spreadpilot.gateway-manager.spec"] == "abc123"
+    mark = "spreadpilot.gateway-manager."
+    labels = {key.removeprefix(mark): value for key, value in seen["Config"]["Labels"].items() if key.startswith(mark)}
+    assert labels == {
+        "owner": bench.prefix,
+        "follower": "alice",
+        "host-port": str(gateway.leases.host_port),
+        "client-id": "1000",
+        "trading-mode": "paper",
+        "spec": "abc123",
+        "version": version("spreadpilot-gateway-manager"),
+        "dialect": generation,
+    }
     assert seen["Name"] == f"/{bench.prefix}-alice"
     assert bench.api.execute(gateway.container_id, "id", "-u").strip() == "1000"
     assert "NoNewPrivs:\t1" in bench.api.execute(gateway.container_id, "cat", "/proc/1/status")

@@ -140,6 +140,30 @@ async def test_an_engine_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 await engine._client.networks.list()
 
 
+async def test_a_fleet_of_followed_logs_holds_up_no_other_call(tmp_path: Path) -> None:
+    """Each followed log is a connection that stays; the client library's own limit would be 100 in all."""
+
+    def answer(path: str) -> tuple[int, object]:
+        return (0, None) if "logs" in path else version("1.41")(path) if "version" in path else (200, [])
+
+    async with fake_engine(tmp_path / "s", answer) as engine, asyncio.timeout(30):
+        await engine.open()
+
+        async def follow() -> None:
+            async with engine.stream("containers/c/logs"):
+                pass
+
+        logs = [asyncio.create_task(follow()) for _ in range(150)]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(10):
+                assert await engine.networks() == []
+        finally:
+            for log in logs:
+                log.cancel()
+            await asyncio.gather(*logs, return_exceptions=True)
+
+
 async def test_a_full_disk_has_its_own_cure(tmp_path: Path) -> None:
     """Whatever the call was."""
     full = "mkdir /var/lib/docker/x: no space left on device"
