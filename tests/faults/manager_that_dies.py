@@ -61,7 +61,9 @@ async def main() -> None:
     trap = Trap(**moment) if moment else None
     manager = GatewayManager(**settings)
     await manager.start()
-    while not all(manager.is_healthy(each.follower_id) for each in manager.list_gateways()):
+    while not (
+        (gateways := manager.list_gateways()) and all(manager.is_healthy(each.follower_id) for each in gateways)
+    ):
         await asyncio.sleep(0.02)
     print("ready", file=sys.stderr, flush=True)  # noqa: T201  # for whoever started it; its log is on standard output
     while command := (await asyncio.to_thread(sys.stdin.readline)).split():

@@ -18,7 +18,7 @@ import pytest
 
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus, State
 from spreadpilot_core.ibkr.protocols import FollowerId, RuntimeState
-from support.home import Home, eventually, seen
+from support.home import PATIENCE, Home, eventually, seen
 
 RUN = """
 import asyncio, json, sys
@@ -29,7 +29,8 @@ async def main():
     await manager.start()
     print("started", flush=True)
     while True:
-        if all(manager.is_healthy(each.follower_id) for each in manager.list_gateways()):
+        gateways = manager.list_gateways()
+        if gateways and all(manager.is_healthy(each.follower_id) for each in gateways):
             print("all ready", flush=True)
         await asyncio.sleep(0.1)
 
@@ -58,7 +59,7 @@ async def manager_process(home: Home) -> asyncio.subprocess.Process:
 
 async def line(process: asyncio.subprocess.Process, wanted: str) -> None:
     assert process.stdout is not None
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(2 * PATIENCE):
         while (await process.stdout.readline()).decode().strip() != wanted:
             pass
 

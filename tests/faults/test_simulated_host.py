@@ -139,8 +139,12 @@ async def test_a_directory_with_a_long_path_has_a_host_too(place: SimulatedPlace
 async def test_an_idle_host_ends_by_itself_and_cleans_up(place: SimulatedPlace) -> None:
     """Not while it has a client or a container, in whatever state; then within its time, and a new one is started on demand."""
     pid = await start_host(place.directory, "--linger", "0.3")
+    address = read_address(place.directory)
+    assert address is not None
+    _, first = await asyncio.open_unix_connection(address.socket)  # a client, until there is the one that is meant
     runtime = await place.runtime()
     async with watching(runtime):
+        first.close()
         await asyncio.sleep(1)
         assert is_alive(pid)
         created = await runtime.create(place.spec(), Leases(free_ports(1), 1000))
