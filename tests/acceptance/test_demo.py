@@ -75,11 +75,15 @@ def test_three_mishaps_recover_before_your_eyes(command: Command) -> None:
         demo.says("recovered", times=3)
         demo.says("GATEWAY_MANAGER_STATE_DIR=")
         directory = demo.stdout.partition("GATEWAY_MANAGER_STATE_DIR=")[2].split()[0]
-        told = command("status", "--json", GATEWAY_MANAGER_STATE_DIR=directory)
-        assert [each["status"] for each in json.loads(told.stdout)] == ["RUNNING"] * 3
+        wait_until(lambda: _statuses(command, directory) == ["RUNNING"] * 3)
         for words in ("did not answer a heartbeat", "lost its link to IBKR", "did not accept user name and password"):
             assert words in demo.stdout
         _ends_well(command, demo, signal.SIGINT)
+
+
+def _statuses(command: Command, directory: str) -> list[str]:
+    told = command("status", "--json", GATEWAY_MANAGER_STATE_DIR=directory)
+    return [each["status"] for each in json.loads(told.stdout)]
 
 
 @pytest.mark.parametrize(

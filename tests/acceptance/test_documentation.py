@@ -27,7 +27,6 @@ def page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     asyncio.run(page.home.end())
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name, indirect=True)
 def test_every_block_that_can_run_runs(page: Page) -> None:
     """What a reader copies from the documentation works, and prints what the page says."""

@@ -26,7 +26,8 @@ def command(home: Home) -> Command:
 
 
 def _ready(command: Command) -> bool:
-    return all(each["state"] == "ready" for each in command.json("status"))
+    gateways = command.json("status")
+    return bool(gateways) and all(each["state"] == "ready" for each in gateways)
 
 
 def test_the_lines_of_a_living_gateway(home: Home, command: Command) -> None:

@@ -27,7 +27,7 @@ from support.docker_bench import (  # noqa: F401  # fixtures
 )
 from support.home import PASSWORD, eventually
 
-pytestmark = [pytest.mark.real_part("docker"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real_part("docker"), pytest.mark.timeout(600)]
 
 PROGRAM = Path(__file__).with_name("manager_that_dies.py")
 VICTIM, OTHER = "alice", "bob"

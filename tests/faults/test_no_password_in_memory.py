@@ -6,12 +6,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -149,12 +151,21 @@ def test_the_courier_is_where_they_are(bao: BaoServer, tmp_path: Path) -> None:
         while process.stdout.readline() != b"read\n":
             assert process.poll() is None
         [courier] = children(process.pid)
+        os.kill(
+            courier, signal.SIGSTOP
+        )  # it would leave after ten seconds, and on a busy machine two searches take more
         assert search(courier, NEEDLES)
         assert search(process.pid, NEEDLES) == set()
         limits = Path(f"/proc/{courier}/limits").read_text()
         assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+        Timer(1, go_on, (courier,)).start()  # once it is told to abort: that comes before anything of its own
         assert core_of(courier, cwd) is None
         core = core_of(process.pid, cwd)
         assert core is not None  # here they are written
         core.unlink()
         process.stdin.close()
+
+
+def go_on(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)

@@ -23,7 +23,7 @@ from support.docker_engine import EngineUnderTest, engine_fixture, own_engine_fi
 from support.docker_http import DockerApi
 from support.docker_images import Generation, simulator_image
 from support.docker_specs import spec as make_spec
-from support.home import Home
+from support.home import Home, free_ports
 
 FIXTURES = (engine_fixture, own_engine_fixture)
 """What `bench` needs; a test module imports all three."""
@@ -234,10 +234,7 @@ async def following(runtime: DockerRuntime, gateway: Gateway) -> AsyncIterator[t
 
 def free_port() -> int:
     """A port that nobody has, in the network where this thread is."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -25,6 +24,7 @@ import pytest
 from filelock import FileLock
 from pymongo.errors import PyMongoError
 
+from support.home import free_ports
 from support.mongo_docker import MongoContainer, mongo_container
 from support.real_parts import need
 from support.waiting import wait_until
@@ -42,8 +42,7 @@ class MongoServer:
     """One server of our own, with its data in `directory`; it may be killed and started again on the same port."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_ports(1)  # none that an outgoing connection may get while the server is away
         self.uri = f"mongodb://127.0.0.1:{self.port}/"
         self._directory = directory
         self._process: subprocess.Popen[bytes] | MongoContainer | None = None

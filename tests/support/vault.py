@@ -6,7 +6,6 @@ It keeps its data in a directory, so that a restart finds everything; root token
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from hvac import exceptions
 from requests import exceptions as transport
 
 from support.certificates import Certificates
+from support.home import free_ports
 from support.real_parts import need
 
 _CONFIG = """
@@ -43,7 +43,8 @@ class BaoServer:
     """One server. As a context manager it is initialized, unsealed, and has key-value engines at `secret/` and `old/`."""
 
     def __init__(self, directory: Path, *, tls: Certificates | None = None) -> None:
-        self.port, cluster_port = _free_ports(2)
+        self.port = free_ports(2)  # none that an outgoing connection may get while the server is away
+        cluster_port = self.port + 1
         self.address = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -176,13 +177,3 @@ def _until(work: Callable[[], Any]) -> None:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
