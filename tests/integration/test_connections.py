@@ -85,6 +85,12 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+def files_at_rest() -> int:
+    """The same without what an earlier test left to the garbage collector, which may come by at any moment."""
+    gc.collect()
+    return open_files()
+
+
 def handlers(ib: Any) -> list[int]:
     """How many handlers each of the events has that we listen to."""
     conn = ib.client.conn
@@ -205,7 +211,7 @@ async def test_mute_after_the_handshake(server: ApiServer) -> None:
 
 async def test_frozen_while_synchronising(server: ApiServer) -> None:
     """A gateway that falls silent after the client was ready fails in time and leaves no socket."""
-    before = open_files()
+    before = files_at_rest()
 
     def freeze(_client_id: int) -> None:
         server.behaviour.frozen = True
@@ -214,7 +220,7 @@ async def test_frozen_while_synchronising(server: ApiServer) -> None:
     error = await _fails(server, timeout=0.6)
     assert error.kind in ("unsynchronised", "mute")
     server.behaviour.frozen = False
-    await until(lambda: open_files() == before)
+    await until(lambda: open_files() <= before)
 
 
 async def test_wrong_account(server: ApiServer) -> None:
@@ -249,7 +255,7 @@ async def test_code_of_the_opening_is_kept(server: ApiServer) -> None:
 
 async def test_cancelled_at_any_moment(server: ApiServer) -> None:
     """Cancelled wherever it stands, a try leaves no task, no socket and no client behind."""
-    tasks, files = len(asyncio.all_tasks()), open_files()
+    tasks, files = len(asyncio.all_tasks()), files_at_rest()
     connector = Connector(ib_factory=IB, parallel=1)
     for steps in range(60):
         trying = asyncio.ensure_future(connect(server, connector=connector))
@@ -260,7 +266,7 @@ async def test_cancelled_at_any_moment(server: ApiServer) -> None:
             (await trying).disconnect()  # it was faster
         await until(lambda: server.clients == 0)
     await until(lambda: len(server._connections) == 0)
-    await until(lambda: (len(asyncio.all_tasks()), open_files()) == (tasks, files))
+    await until(lambda: len(asyncio.all_tasks()) == tasks and open_files() <= files)
     connection = await connect(server, connector=connector)  # the only turn was given back each time
     connection.disconnect()
 
@@ -278,7 +284,7 @@ async def test_failed_tries_leave_nothing(server: ApiServer, caplog: pytest.LogC
         return ib
 
     connector = Connector(ib_factory=factory)
-    tasks, files = len(asyncio.all_tasks()), open_files()
+    tasks, files = len(asyncio.all_tasks()), files_at_rest()
     behaviour = server.behaviour
     for _ in range(4):
         behaviour.close_early = True
@@ -290,7 +296,7 @@ async def test_failed_tries_leave_nothing(server: ApiServer, caplog: pytest.LogC
         behaviour.mute_start = True
         await asyncio.gather(*(_fails(server, connector=connector, client_id=n, timeout=0.3) for n in range(11)))
         behaviour.mute_start = False
-    await until(lambda: (len(asyncio.all_tasks()), open_files()) == (tasks, files))
+    await until(lambda: len(asyncio.all_tasks()) == tasks and open_files() <= files)
     gc.collect()
     await asyncio.sleep(0)
     assert len(made) == 200
