@@ -29,6 +29,7 @@ from spreadpilot_core.ibkr.protocols import (
     Record,
     RecordStore,
 )
+from spreadpilot_core.ibkr.store import mongo_database
 from spreadpilot_core.ibkr.store.followers_file import FILE_NAME as FOLLOWERS_FILE
 from spreadpilot_core.ibkr.store.followers_file import replace_content
 from spreadpilot_core.ibkr.store.local import LocalFollowers, LocalRecords
@@ -37,6 +38,7 @@ from spreadpilot_core.ibkr.store.mongo_database import MongoDatabase
 from spreadpilot_core.ibkr.store.mongodb import MongoFollowers, MongoRecords
 from spreadpilot_core.ibkr.store.outbox import Outbox
 from support.mongo import may_build
+from support.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -238,10 +240,16 @@ def an_entry(number: int, *, at: datetime = NOON) -> HistoryEntry:
 # ---------------------------------------------------------------------------------------------- by name
 
 
+def _wait_for_the_server(request: pytest.FixtureRequest) -> None:
+    """However long its disk takes: what the store does when the server is away is not what every store must do."""
+    request.getfixturevalue("monkeypatch").setattr(mongo_database, "ANSWER_WITHIN", PATIENCE)
+
+
 def followers_under_test(adapter: str, directory: Path, request: pytest.FixtureRequest) -> FollowersUnderTest:
     """The content of a fresh follower store of this adapter."""
     if adapter == "local":
         return LocalFollowersUnderTest(directory)
+    _wait_for_the_server(request)
     return MongoFollowersUnderTest(request.getfixturevalue("mongo_server"), request.getfixturevalue("mongo_database"))
 
 
@@ -249,5 +257,6 @@ def records_under_test(adapter: str, directory: Path, request: pytest.FixtureReq
     """The content of a record store of this adapter that is new for each directory and thinks it is `NOON`."""
     if adapter == "local":
         return LocalRecordsUnderTest(directory)
+    _wait_for_the_server(request)
     database = f"{request.getfixturevalue('mongo_database')}_{directory.name[-30:]}"
     return MongoRecordsUnderTest(request.getfixturevalue("mongo_server"), database, directory)
