@@ -8,15 +8,14 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from support.ports import free_ports
+
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def refusing_port() -> int:
     """A port on which nothing listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    return free_ports(1)
 
 
 @contextlib.asynccontextmanager

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -19,6 +16,7 @@ from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewaySnapsho
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.followers_file import add_follower
+from support.ports import free_ports
 
 PASSWORD = "pass-word-of-the-test"
 PATIENCE = 60.0
@@ -93,34 +91,6 @@ class Home:
                 await runtime.remove(gateway.container_id, grace=0)
             await runtime.close()
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
-
-
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
-_BAND = range(10_000 + _WORKER * 2_500, 12_500 + _WORKER * 2_500)
-"""Where this process looks, so that the workers of one run, which all look at once, never find the same ports."""
-_next_port = random.choice(_BAND)
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free now, below the range of outgoing connections; others each time."""
-    global _next_port  # noqa: PLW0603  # whoever got ports may not have opened them yet when the next one asks
-    for _ in range(_BAND.stop - _BAND.start):
-        first = _next_port if _next_port + count <= _BAND.stop else _BAND.start
-        _next_port = first + count
-        if all(_is_free(first + each) for each in range(count)):
-            return first
-    msg = "no free ports"
-    raise AssertionError(msg)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 async def eventually(condition: Callable[[], bool], what: object = "", *, within: float = PATIENCE) -> None:

@@ -61,7 +61,7 @@ class BaoServer:
         )
         client = (str(tls.client), str(tls.client_key)) if tls else None
         verify = str(tls.authority) if tls else True
-        self.root: Any = hvac.Client(self.address, token="", cert=client, verify=verify, timeout=10)
+        self.root: Any = hvac.Client(self.address, token="", cert=client, verify=verify, timeout=READY_TIME)
 
     def __enter__(self) -> Self:
         try:
