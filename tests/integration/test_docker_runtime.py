@@ -335,6 +335,7 @@ async def test_the_network_is_one_of_its_own(bench: Bench) -> None:
     name = f"{bench.prefix}-network"
     network = bench.api.ask("GET", f"/networks/{name}")
     assert network["Options"]["com.docker.network.bridge.enable_icc"] == "false"
+    assert network["Options"]["com.docker.network.bridge.host_binding_ipv4"] == "127.0.0.1"
     assert network["IPAM"]["Config"][0]["Subnet"].startswith("10.")
     assert network["Labels"][OWNER] == bench.prefix
     await runtime.close()

@@ -6,17 +6,22 @@ import asyncio
 import json
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from spreadpilot_core.ibkr.errors import NoSpaceError, RuntimeUnavailableError, SettingsError
+from spreadpilot_core.ibkr.protocols import RuntimeEventKind
 from spreadpilot_core.ibkr.runtimes import docker_engine
 from spreadpilot_core.ibkr.runtimes.docker import DockerRuntime
 from spreadpilot_core.ibkr.runtimes.docker_engine import Engine, EngineRefusedError
+from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
+from spreadpilot_core.ibkr.runtimes.docker_streams import container_events
 from spreadpilot_core.ibkr.settings import Settings
 
 Answer = Callable[[str], tuple[int, object]]
@@ -162,6 +167,28 @@ async def test_a_fleet_of_followed_logs_holds_up_no_other_call(tmp_path: Path) -
             for log in logs:
                 log.cancel()
             await asyncio.gather(*logs, return_exceptions=True)
+
+
+async def test_events_are_asked_for_from_before_the_engine_subscribes(tmp_path: Path) -> None:
+    """The engine answers before it subscribes: what happens in between must come from its memory, and nothing older."""
+    asked: list[tuple[str, float]] = []
+
+    def answer(path: str) -> tuple[int, object]:
+        asked.append((path, time.time()))
+        return version("1.41")(path) if "version" in path else (200, {})
+
+    async with fake_engine(tmp_path / "s", answer) as engine:
+        await engine.open()
+        before = time.time()
+        async for event in container_events(engine, Naming("gw")):
+            assert event.kind is RuntimeEventKind.GAP
+            break
+    ((path, at),) = [each for each in asked if "/events" in each[0]]
+    query = parse_qs(urlsplit(path).query)
+    assert before - 0.001 <= float(query["since"][0]) <= at
+    filters = json.loads(query["filters"][0])
+    assert filters["label"] == ["spreadpilot.gateway-manager.owner=gw"]
+    assert "exec_start" not in filters["event"]
 
 
 async def test_a_full_disk_has_its_own_cure(tmp_path: Path) -> None:
