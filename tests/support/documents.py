@@ -45,11 +45,15 @@ class Page:
             del self._command.environment[name]
         self._command.environment["PATH"] = f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}"
         self._planted = False
+        self._script({"alice": {"laps": [{}, {"slow_start": 20.0}]}})  # launched again, she is STARTING when one looks
 
     async def _plant_followers(self) -> None:
         """The followers that programs speak of."""
         await self.home.add(*_FOLLOWERS)
         followers = {each: {"accounts": [account]} for each, account in _FOLLOWERS.items()}
+        self._script(followers)
+
+    def _script(self, followers: dict[str, Any]) -> None:
         (self.home.directory / "scripts.json").write_text(json.dumps({"followers": followers}))
 
     def examples(self) -> Iterator[Example]:
@@ -93,7 +97,7 @@ class Page:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=90,
+            timeout=240,
             check=False,
         )
         for number, (command, wanted) in enumerate(zip(commands, expected, strict=True)):
