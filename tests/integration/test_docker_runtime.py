@@ -367,7 +367,7 @@ async def test_events_and_logs_end_when_the_runtime_is_closed(bench: Bench) -> N
 async def test_health_sees_the_api_port(bench: Bench) -> None:
     """Starting until the gateway itself listens (its published port accepts long before), then healthy, and told."""
     runtime = await bench.runtime(health=HealthCheck(interval=0.5, timeout=5, start_period=60))
-    spec = bench.spec(environment={"SIMULATOR_SCRIPT": '[{"slow_start": 3}]'})
+    spec = bench.spec(environment={"SIMULATOR_SCRIPT": '[{"slow_start": 8}]'})
     async with watching(runtime) as seen:
         gateway = await bench.launch(runtime, spec)
         assert gateway.health == "starting"

@@ -57,7 +57,7 @@ async def test_disclaimer_that_waits_refuses_with_10141(dialect: str) -> None:
         await life.said("Login has completed" if dialect == "ibc" else "state=LoginState.LOGGED_IN")
         client = Client()
         with pytest.raises((TimeoutError, ConnectionError)):
-            await client.connect(life, seconds=0.5)
+            await client.connect(life, seconds=3)
         assert 10141 in client.codes
         life.gateway.inject("disclaimer_pending", seconds=0)
         async with connected(life) as served:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
+from spreadpilot_core.ibkr.credentials import backoff as module
 from spreadpilot_core.ibkr.credentials.backoff import AwayError, Pace, SharedBackoff
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError
 
@@ -97,15 +99,17 @@ def test_recovery_in_a_retry_serves_everybody() -> None:
     assert server.asked == 100 + 2
 
 
-def test_a_failure_is_shared_for_a_while_and_then_tried_again() -> None:
+def test_a_failure_is_shared_for_a_while_and_then_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the time for which it holds nobody asks again; after it somebody does, and recovery is found."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(module, "time", clock)
     server = Server(failures=4)
-    backoff = SharedBackoff(Pace(first_wait=0.01, jitter=0.0, shared_for=0.2))
-    for _ in range(5):
+    backoff = SharedBackoff(FAST)
+    for clock.now in (0.0, 0.1, 30.0, 59.9):
         with pytest.raises(AwayError, match="away 4"):
             backoff.run(server.ask)
     assert server.asked == 4
-    threading.Event().wait(0.25)
+    clock.now = 60.0
     assert backoff.run(server.ask) == "answer"
 
 
