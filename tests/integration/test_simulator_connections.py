@@ -356,3 +356,31 @@ async def test_a_client_that_never_reads(monkeypatch: pytest.MonkeyPatch) -> Non
             assert (await other.read())[0] == "49"
         deaf.writer.transport.abort()
         other.close()
+
+
+async def test_a_connection_cut_off_at_its_very_end_does_not_hold_up_the_server() -> None:
+    """Who served it may be cancelled while the socket closes (a container stopped in that moment): closing ends all the same."""
+    closing = asyncio.Event()
+    async with serving() as served:
+
+        async def never() -> None:
+            closing.set()
+            await asyncio.Event().wait()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.wait_closed = never  # type: ignore[method-assign]  # a socket that takes its time
+            await served.server.serve(reader, writer)
+
+        tasks: list[asyncio.Task[None]] = []
+        door = await asyncio.start_server(
+            lambda reader, writer: tasks.append(asyncio.create_task(serve(reader, writer))), HOST, 0
+        )
+        _, writer = await asyncio.open_connection(HOST, door.sockets[0].getsockname()[1])
+        writer.close()
+        async with asyncio.timeout(GENEROUS):
+            await closing.wait()
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(GENEROUS):
+            await served.server.close()
+        door.close()

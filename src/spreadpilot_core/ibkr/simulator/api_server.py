@@ -82,10 +82,12 @@ class ApiServer:
             await session.run()
         finally:
             self._leave(session)
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            del self._connections[session]
-            ended.set()
+            try:
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+            finally:  # cancelled here too: `close` waits for it
+                del self._connections[session]
+                ended.set()
 
     async def close(self) -> None:
         """Stop listening and close every connection, also those of a frozen server, which ends being frozen."""
