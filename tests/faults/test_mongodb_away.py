@@ -37,6 +37,8 @@ from support.waiting import until
 pytestmark = [may_build, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
 
 WITHIN = 60.0
+AWAY = r"MongoDB at 127\.0\.0\.1:\d+ (can't be used: .|does not answer\.)"
+"""The second where this process was held up for longer than an answer may take."""
 T = TypeVar("T")
 
 
@@ -133,7 +135,7 @@ async def test_nobody_logs_in_without_the_server(server: MongoServer, store: Mon
     """With the server away a reservation is refused in bounded time, and so is the mark that lets a container start."""
     await asyncio.to_thread(server.kill)
     began = time.monotonic()
-    with pytest.raises(StoreUnavailableError, match=r"MongoDB at 127\.0\.0\.1:\d+ can't be used: "):
+    with pytest.raises(StoreUnavailableError, match=AWAY):
         await store.reserve_login(an_attempt(), None)
     assert time.monotonic() - began < 30
     await asyncio.to_thread(server.start)
@@ -262,10 +264,10 @@ async def test_server_away_at_the_start(server: MongoServer) -> None:
     for name in (uri, server.uri):
         followers = MongoFollowers(MongoDatabase(SecretStr(name), "away"), poll_interval=0.2)
         began = time.monotonic()
-        with pytest.raises(StoreUnavailableError) as raised:
+        with pytest.raises(StoreUnavailableError, match=AWAY) as raised:
             await followers.open()
         assert time.monotonic() - began < 30
-        assert f"MongoDB at 127.0.0.1:{server.port} can't be used: " in str(raised.value)
+        assert f":{server.port} " in str(raised.value)
         assert "geheim" not in str(raised.value)
         assert raised.value.__context__ is None
         await followers.close()
