@@ -368,10 +368,10 @@ CODES = [
     ("ibcontroller", 69, State.BACKING_OFF, LoginOutcome.FAILED),
     ("ibcontroller", 75, State.NEEDS_HUMAN, LoginOutcome.SECOND_FACTOR_MISSED),
     ("ibcontroller", 77, State.NEEDS_HUMAN, LoginOutcome.REJECTED),
-    *(("ibcontroller", code, State.NEEDS_HUMAN, LoginOutcome.FAILED) for code in (1, 2, 78, 125, 126, 127)),
-    *(("ibcontroller", code, State.BACKING_OFF, LoginOutcome.FAILED) for code in (0, 96, 97, 134, 137, 139)),
-    *(("ibc", code, State.NEEDS_HUMAN, LoginOutcome.FAILED) for code in (*range(1, 9), *range(77, 86), 126, 127)),
-    *(("ibc", code, State.BACKING_OFF, LoginOutcome.FAILED) for code in (0, 76, 86, 87, 88, 96, 97, 137, 143, 159)),
+    *(("ibcontroller", code, State.NEEDS_HUMAN, LoginOutcome.FAILED) for code in (2, 78, 125, 126, 127)),
+    *(("ibcontroller", code, State.BACKING_OFF, LoginOutcome.FAILED) for code in (0, 1, 96, 97, 134, 137, 139)),
+    *(("ibc", code, State.NEEDS_HUMAN, LoginOutcome.FAILED) for code in (*range(2, 9), *range(77, 86), 126, 127)),
+    *(("ibc", code, State.BACKING_OFF, LoginOutcome.FAILED) for code in (0, 1, 76, 86, 87, 88, 96, 97, 137, 143, 159)),
 ]
 
 

@@ -14,13 +14,13 @@ K = ExitKind
 @pytest.mark.parametrize(
     ("dialect", "code", "kind"),
     [
-        ("ibc", 0, K.TIDY), ("ibc", 1, K.CONFIG), ("ibc", 2, K.CONFIG), ("ibc", 3, K.CONFIG), ("ibc", 4, K.CONFIG),
+        ("ibc", 0, K.TIDY), ("ibc", 1, K.CRASH), ("ibc", 2, K.CONFIG), ("ibc", 3, K.CONFIG), ("ibc", 4, K.CONFIG),
         ("ibc", 5, K.CONFIG), ("ibc", 6, K.CONFIG), ("ibc", 7, K.CONFIG), ("ibc", 8, K.CONFIG), ("ibc", 76, K.CRASH),
         ("ibc", 77, K.CONFIG), ("ibc", 78, K.CONFIG), ("ibc", 79, K.CONFIG), ("ibc", 80, K.CONFIG),
         ("ibc", 81, K.CONFIG), ("ibc", 82, K.CONFIG), ("ibc", 83, K.CONFIG), ("ibc", 84, K.CONFIG),
         ("ibc", 85, K.CONFIG), ("ibc", 86, K.CRASH), ("ibc", 87, K.SECOND_FACTOR), ("ibc", 88, K.CRASH),
         ("ibc", 137, K.KILLED), ("ibc", 143, K.TIDY), ("ibc", 159, K.CRASH),
-        ("ibcontroller", 0, K.TIDY), ("ibcontroller", 1, K.CONFIG), ("ibcontroller", 2, K.CONFIG),
+        ("ibcontroller", 0, K.TIDY), ("ibcontroller", 1, K.CRASH), ("ibcontroller", 2, K.CONFIG),
         ("ibcontroller", 69, K.CRASH), ("ibcontroller", 75, K.SECOND_FACTOR),
         ("ibcontroller", 77, K.REJECTED_OR_THROTTLED), ("ibcontroller", 78, K.CONFIG), ("ibcontroller", 137, K.KILLED),
         ("ibc", 96, K.CRASH), ("ibcontroller", 97, K.CRASH),

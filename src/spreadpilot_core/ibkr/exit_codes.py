@@ -45,6 +45,11 @@ NO_SECRET: Final = 96
 NO_SETTINGS: Final = 97
 """Of a container whose settings volume is not its user's: nothing of the image ran. Neither controller has this code."""
 
+_NO_SCREEN = "the gateway's screen was not there within 10 s"
+"""Both images then end with code 1, as for their settings. A machine that starts fifty gateways at once may be that slow:
+one that waits for a human then is worse than two tries more that type no password.
+"""
+
 _ANY_CONTROLLER = {
     NO_SECRET: ExitMeaning(ExitKind.CRASH, "its secret did not come whole"),
     NO_SETTINGS: ExitMeaning(ExitKind.CRASH, "its settings volume did not belong to the image's user"),
@@ -59,7 +64,7 @@ _ANY_CONTROLLER = {
 
 _IBC = {
     0: ExitMeaning(ExitKind.TIDY, "the gateway closed itself: a log-off, another session, or File > Close"),
-    1: ExitMeaning(ExitKind.CONFIG, "a start script refused, or java is missing"),
+    1: ExitMeaning(ExitKind.CRASH, f"a start script refused, java is missing, or {_NO_SCREEN}"),
     2: ExitMeaning(ExitKind.CONFIG, "the start script was given no gateway version"),
     3: ExitMeaning(ExitKind.CONFIG, "the start script was given a wrong argument"),
     4: ExitMeaning(ExitKind.CONFIG, "this gateway version is not installed in the image"),
@@ -87,7 +92,7 @@ _IBC = {
 
 _IBCONTROLLER = {
     0: ExitMeaning(ExitKind.TIDY, "it was stopped, or the gateway closed itself"),
-    1: ExitMeaning(ExitKind.CONFIG, "the controller or a start script failed at once"),
+    1: ExitMeaning(ExitKind.CRASH, f"the controller or a start script failed at once, or {_NO_SCREEN}"),
     2: ExitMeaning(ExitKind.CONFIG, "the controller was given wrong arguments"),
     69: ExitMeaning(ExitKind.CRASH, "the gateway's program died, or the login hung"),
     75: ExitMeaning(ExitKind.SECOND_FACTOR, "the phone approval, or the login after it, was not completed"),
