@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from spreadpilot_core.ibkr import fleet, gateway_manager, presence
-from spreadpilot_core.ibkr.deciding import decision, logging_in
+from spreadpilot_core.ibkr.deciding import decision, learning, logging_in
 from spreadpilot_core.ibkr.deciding.observation import PermitView
 from spreadpilot_core.ibkr.errors import (
+    DeliveryError,
     DeliveryExpiredError,
     GatewayManagerError,
     LaunchError,
@@ -437,6 +438,30 @@ async def test_a_door_that_takes_no_password_is_tried_a_few_times_and_then_with_
         await state(manager, State.BACKING_OFF)
         assert tries == 3
         assert list(await house.ledger.counted("user-anna")) == []
+
+
+async def test_a_launch_that_the_runtime_took_with_it_is_tried_again_soon(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What failed because the runtime went away in its middle waits for the runtime, not as long as a wrong image would."""
+    monkeypatch.setattr(learning, "LAUNCH_RETRY", (600.0, 600.0))
+    async with running_stopped(home) as manager:
+        house = house_of(manager)
+        deliver, remove = house.desk.deliver, house.runtime.remove
+
+        async def cut(*_: Any) -> None:
+            house.desk.deliver = deliver  # type: ignore[method-assign]
+            house.runtime.remove = away  # type: ignore[method-assign]
+            raise DeliveryError("The container could not be given its password: No such file or directory.")
+
+        async def away(*_: Any, **__: Any) -> None:
+            house.runtime.remove = remove  # type: ignore[method-assign]
+            raise RuntimeUnavailableError("It is away.")
+
+        house.desk.deliver = cut  # type: ignore[method-assign]
+        with contextlib.suppress(GatewayManagerError):
+            await manager.launch_gateway(ANNA)
+        await state(manager, State.READY)
 
 
 async def test_a_version_seen_long_ago_is_no_reason_to_read_the_secret_again_and_again(

@@ -244,6 +244,8 @@ async def _clean_up(
             await house.runtime.remove(container_id, grace=0)
         except Exception as trouble:  # noqa: BLE001  # as above
             _told(trouble, attempt.follower_id)
+            if isinstance(trouble, UnavailableError):  # which is then why the launch had failed
+                failure = failure or Failure.UNAVAILABLE
             return failed(error, failure, record=record, attempt=started or attempt, runtime_unsure=True)
     house.ports.release(attempt.follower_id, refused=failure is Failure.PORT_TAKEN)
     with contextlib.suppress(TimeoutError):  # with the store away the ledger keeps it, and reserves nothing before it
