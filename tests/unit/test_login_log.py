@@ -403,6 +403,23 @@ def test_a_human_who_clicks_frees_a_stuck_login() -> None:
     assert (log.view.phase, log.view.human) == (P.LOGGED_IN, None)
 
 
+@pytest.mark.parametrize("split", range(4))
+def test_one_stream_whole_before_the_other(split: int) -> None:
+    """An engine that was away hands over standard error first, and the container's first lines after the login's end."""
+    printed = [*IBCONTROLLER_START[:3], IBCONTROLLER_START[3], "IBController > config userid=*******"]
+    logged = [line for line in IBCONTROLLER_IN if line not in printed]
+    before, late = printed[:split], printed[split:]
+    log = read("ibcontroller", [*before, *logged, *late])
+    assert (log.view.phase, log.view.completed, log.view.attempts, log.view.too_old) == (P.LOGGED_IN, True, 1, False)
+    assert log.view.saw_start
+
+
+def test_a_container_that_begins_again_is_another_life() -> None:
+    """Its first lines for the second time: what was known of the login is over."""
+    view = read("ibcontroller", [*IBCONTROLLER_IN, *IBCONTROLLER_START[:2]]).view
+    assert (view.phase, view.completed, view.completed_before) == (P.STARTING, False, True)
+
+
 def test_older_ibcontroller_is_told_by_its_dump() -> None:
     """Before 0.1.4 the dump has no mfa_timeout_action, or comes only at the end."""
     dump = [

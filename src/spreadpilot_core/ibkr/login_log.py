@@ -105,6 +105,8 @@ class _Life:
     lap_counted: bool = False
     banner: bool = False
     """The container's own first line was read, so a configuration dump must follow."""
+    first_lines: frozenset[str] = frozenset()
+    """Which of the lines that a container prints once, as it begins, were read."""
     dump: str = ""
     """How far the dump was read: "", "begun", "settings" or "good"."""
 
@@ -205,16 +207,19 @@ class LoginLog:
             case _:
                 pass
         if row.begins is not None:
-            self._begin(row.begins, text)
+            self._begin(row, text)
         else:
             self._move(row, text)
 
-    def _begin(self, begins: Begins, text: str) -> None:
+    def _begin(self, row: Row, text: str) -> None:
         """A program starts: what is known of the login is of an earlier life; attempts and laps are the container's."""
         view = self._view
-        if begins is Begins.CONTAINER:
-            self._life = replace(self._life, banner=self._life.banner or text.startswith(".>"))
-            if view.phase in _PRE_FILLED:  # the two streams are loosely ordered: the program's line was faster
+        if row.begins is Begins.CONTAINER:
+            known = row.fragment in self._life.first_lines
+            first_lines = frozenset([row.fragment]) if known else self._life.first_lines | {row.fragment}
+            self._life = replace(self._life, banner=self._life.banner or text.startswith(".>"), first_lines=first_lines)
+            # The two streams are loosely ordered, and an engine that was away brings all of one before the other.
+            if view.phase in _PRE_FILLED or (view.saw_start and not known):
                 self._change(saw_start=True)
                 return
         self._life = replace(self._life, lap_counted=False)
