@@ -301,6 +301,29 @@ async def test_a_log_that_does_not_end_hides_no_dead_gateway(
         await state(manager, State.READY)
 
 
+async def test_a_login_whose_end_the_log_never_tells_is_proven_by_its_api(home: Home) -> None:
+    """Lines lost on their way, or worded as no table knows: the same container becomes ready, and its login counts as good."""
+    async with running_stopped(home, max_startup_time=4.0) as manager:
+        house = house_of(manager)
+        read = house.runtime.log
+
+        async def cut(gateway: Gateway) -> AsyncIterator[str]:
+            async for line in read(gateway):
+                if "login completed" not in line.lower() and "-> " not in line:
+                    yield line
+
+        house.runtime.log = cut  # type: ignore[method-assign]
+        await manager.launch_gateway(ANNA)
+        first = supervisor_of(manager).presence.gateway
+        await state(manager, State.READY)
+        there = supervisor_of(manager).presence.gateway
+        assert first is not None
+        assert there is not None
+        assert there.container_id == first.container_id
+        await all_settled(manager)
+        assert list(await house.ledger.counted("user-anna")) == []
+
+
 async def test_a_list_that_is_older_than_a_launch_says_nothing_about_it(home: Home) -> None:
     """A launch that begins and ends while the runtime still writes its list isn't taken for gone."""
     async with running_stopped(home, full_comparison_interval=0.1) as manager:

@@ -61,6 +61,7 @@ class World:
     outcome: Outcome | None = None
     attempts: list[LoginAttempt] = field(default_factory=list)
     version: str = "1"
+    account: str | None = None
     password_is_right: bool = True
     operator_login: bool = False
     fail_next: Failure | None = None
@@ -68,6 +69,8 @@ class World:
     api_answers: bool = True
     log_is_readable: bool = True
     """Some logging drivers of the engine can't be read from."""
+    told_phases: int | None = None
+    """The log tells no more phases than this: its lines are lost, or worded as nobody knows."""
     runtime_fault: str | None = None
     limits: Limits = field(default_factory=Limits)
     secret_forgotten: bool = True
@@ -78,6 +81,8 @@ class World:
     forgettings_that_fail: int = 0
     containers: int = 0
     broken: list[str] = field(default_factory=list)
+    connects: int = 0
+    _heard: LoginView | None = None
     decision: Decision | None = None
 
     # ------------------------------------------------------------------ one cycle
@@ -102,12 +107,12 @@ class World:
         return Observation(
             follower_id=FOLLOWER,
             wanted=self.wanted,
-            follower=Follower(id=FOLLOWER, vault_secret_ref="ibkr/anna", enabled=True),
+            follower=Follower(id=FOLLOWER, vault_secret_ref="ibkr/anna", enabled=True, account=self.account),
             spec_digest="spec",
             runtime_fault=self.runtime_fault,
             gateway=self.gateway,
             gateway_stale=self.stale,
-            login=self.login if self.log_is_readable else None,
+            login=self._log() if self.log_is_readable else None,
             connection=self.connection,
             outcome=self.outcome,
             prepared=self.prepared,
@@ -119,6 +124,11 @@ class World:
             secret_forgotten=self.secret_forgotten,
             limits=self.limits,
         )
+
+    def _log(self) -> LoginView | None:
+        if self.login is None or self.told_phases is None or self.login.phase_serial <= self.told_phases:
+            self._heard = self.login
+        return self._heard
 
     def judge(self, seen: Observation, decision: Decision) -> None:
         """Note every rule that this decision breaks."""
@@ -249,6 +259,7 @@ class World:
         self.login = LoginView(phase=LoginPhase.STARTING, phase_serial=1, saw_start=True)
 
     def _connect(self) -> Failure | None:
+        self.connects += 1
         if not self.api_answers or self.login is None or not self.login.completed:
             self.now += timedelta(seconds=6)
             return Failure.FAILED

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spreadpilot_core.ibkr.deciding.decide import decide
@@ -71,6 +71,8 @@ def log_says(phase: LoginPhase) -> Callable[[World], None]:
     def write(world: World) -> None:
         completed = {"completed": False} if phase is not LoginPhase.CONFLICT else {}
         world.phase(phase, **completed)
+        if world.told_phases is not None:  # what the log does not tell, the API alone can
+            close_socket(world)
 
     return write
 
@@ -95,6 +97,10 @@ def controller_types_again(world: World) -> None:
         world.type_login()
 
 
+def log_falls_silent(world: World) -> None:
+    world.told_phases = world.login.phase_serial if world.login is not None else 1
+
+
 MISHAPS: dict[str, Callable[[World], None]] = {
     "crash": crash,
     "vanish": vanish,
@@ -115,6 +121,8 @@ MISHAPS: dict[str, Callable[[World], None]] = {
     "invalid": set_to(wanted=Wanted.INVALID),
     "operator takes a login": set_to(operator_login=True),
     "controller types again": controller_types_again,
+    "log falls silent": log_falls_silent,
+    "log speaks": set_to(told_phases=None),
     "a minute": pass_time(60),
     "an hour": pass_time(3600),
     "a day": pass_time(86_400),
@@ -583,6 +591,80 @@ def test_a_gateway_whose_log_cannot_be_read_is_given_up_at_the_end_of_its_startu
     assert "max_startup_time" in (world.decision.reason or "" if world.decision else "")
 
 
+def an_hour_later_without_its_socket(world: World) -> None:
+    """Ready for an hour, and then its connection is gone."""
+    begun = world.now
+    while world.now - begun < timedelta(hours=1):
+        assert world.step().state is State.READY
+    close_socket(world)
+    assert world.step().state is State.RECONNECTING
+
+
+def test_a_gateway_whose_log_cannot_be_read_is_connected_to_again_long_after_its_login() -> None:
+    """Its startup time does not run from its start: that a socket closes costs no container and no login."""
+    world = walk(World(log_is_readable=False))
+    for _ in range(2):
+        an_hour_later_without_its_socket(world)
+        assert settled(world) is State.READY
+    assert (world.containers, len(world.logins_typed), world.broken) == (1, 1, [])
+
+
+@pytest.mark.parametrize("told", [1, 2])
+def test_a_login_that_the_log_tells_no_end_of_is_proven_by_the_api(told: int) -> None:
+    """Lines that were lost, or that a newer controller words anew, cost time and no login; later ones neither."""
+    world = World(told_phases=told)
+    assert settled(world) is State.READY
+    limits = world.limits
+    assert limits.max_startup_time <= (world.now - START).total_seconds() <= limits.max_startup_time + 10
+    assert [each.outcome for each in world.attempts] == [LoginOutcome.SUCCEEDED]
+    an_hour_later_without_its_socket(world)
+    assert settled(world) is State.READY
+    world.runtime_fault = "It is away."
+    close_socket(world)
+    for _ in range(20):
+        world.step()
+    world.runtime_fault = None
+    assert settled(world) is State.READY
+    assert (world.containers, len(world.logins_typed), world.broken) == (1, 1, [])
+
+
+def test_an_approval_whose_line_was_lost_is_proven_by_the_api() -> None:
+    """Nobody is told that nobody approved, and no gateway is removed, while its API says that somebody did."""
+    world = World(told_phases=3)
+    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
+        world.step()
+    world.phase(LoginPhase.AWAITING_2FA)
+    world.step()
+    world.phase(LoginPhase.LOGGED_IN, completed=True, completed_before=True, paper_accepted=True)
+    assert settled(world) is State.READY
+    assert (world.containers, world.record.needs_human, world.broken) == (1, None, [])
+
+
+def test_a_login_that_hangs_is_asked_for_its_api_once_and_then_given_up() -> None:
+    """The log is right: nothing answers, and the gateway is removed as it was before."""
+    world = World(told_phases=1, api_answers=False)
+    while world.gateway is None:
+        world.step()
+    begun = world.now
+    while world.gateway is not None:
+        assert not any((world.step().state is State.READY, world.connection))
+    limits = world.limits
+    assert limits.max_startup_time <= (world.now - begun).total_seconds() <= limits.max_startup_time + 10
+    world.step()
+    assert (world.connects, world.attempts[0].outcome, world.broken) == (1, LoginOutcome.FAILED, [])
+
+
+def test_an_api_that_proves_another_account_needs_a_human() -> None:
+    """It is asked once, and what it answers stands."""
+    world = World(told_phases=1, account="U1")
+    while world.connects == 0 and world.memory.refused_account is None and world.now < START + timedelta(hours=1):
+        world.fail_next = Failure.WRONG_ACCOUNT if world.memory.state is State.LOGGING_IN else None
+        world.step()
+    assert settled(world) is State.NEEDS_HUMAN
+    walk(world, 100)
+    assert (world.containers, world.connects) == (1, 0)
+
+
 def test_nothing_is_started_or_removed_while_the_followers_are_unknown() -> None:
     """With the follower store away, what runs stays connected and nobody logs in."""
     world = walk(World())
@@ -653,6 +735,8 @@ def test_what_is_not_wanted_is_removed_in_every_state(wanted: Wanted) -> None:
 
 
 @settings(max_examples=150)
+@example([("a day", 6), ("log: starting", 0), ("a day", 2)])
+@example([("a day", 3), ("runtime away", 5), ("runtime back", 1)])
 @given(st.lists(st.tuples(st.sampled_from(sorted(MISHAPS)), st.integers(0, 6)), max_size=40))
 def test_no_history_of_mishaps_breaks_a_rule(history: list[tuple[str, int]]) -> None:
     """READY only with proof, LAUNCH only with a permit and within every login rule, always a reason and a next action."""

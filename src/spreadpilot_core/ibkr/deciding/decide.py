@@ -55,6 +55,7 @@ def decide(before: Memory, seen: Observation, fleet: FleetView, now: datetime) -
 
     """
     news = learn(before, seen, now)
+    seen = news.seen
     situation = Situation(seen=seen, memory=news.memory, record=news.record, fleet=fleet, now=now)
     decision = next((found for policy in POLICIES if (found := policy(situation)) is not None), None)
     if decision is None:

@@ -57,6 +57,8 @@ class Memory:
     phase_since: datetime = LONG_AGO
     paper_accepted: bool = False
     connect_failures: int = 0
+    doubted: int | None = None
+    """The serial of the login's phase with which the log fell silent for longer than a login may take."""
     connect_since: datetime | None = None
     """First failed connect of this round."""
     connect_after: datetime = LONG_AGO

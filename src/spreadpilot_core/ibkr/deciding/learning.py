@@ -36,6 +36,20 @@ LAUNCHES_AT_ONCE = {Failure.PORT_TAKEN: 10, Failure.EXPIRED: 3}
 """Failures that the next try may well cure, and after how many in a row that is no longer believed."""
 
 
+_BEFORE_ITS_END = frozenset(
+    {
+        LoginPhase.UNKNOWN,
+        LoginPhase.STARTING,
+        LoginPhase.FORM,
+        LoginPhase.AUTHENTICATING,
+        LoginPhase.AWAITING_2FA,
+        LoginPhase.RESTARTING,
+        LoginPhase.CONFLICT,
+    }
+)
+"""Phases of a login that goes on; the others tell how it ended, which a connection does not refute."""
+
+
 class Learned(NamedTuple):
     """What the news amount to."""
 
@@ -43,6 +57,8 @@ class Learned(NamedTuple):
     record: Record
     settle: Settlement | None
     book_login: bool
+    seen: Observation
+    """What was observed, without what is not believed."""
 
 
 def learn(memory: Memory, seen: Observation, now: datetime) -> Learned:
@@ -52,6 +68,8 @@ def learn(memory: Memory, seen: Observation, now: datetime) -> Learned:
     memory = _life_began(memory, seen, now)
     memory = _login_moved(memory, seen, now)
     memory = _connection(memory, seen, now)
+    memory = _log_doubted(memory, seen, now)
+    seen = _believed(memory, seen)
     memory, record = _life_ended(memory, seen, now)
     if seen.attempt is None and memory.settlement is not None:
         memory = replace(memory, settlement=None)  # the ledger has it
@@ -59,20 +77,20 @@ def learn(memory: Memory, seen: Observation, now: datetime) -> Learned:
     if typed > max(1, record.logins_booked):
         record = replace(record, logins_booked=max(1, record.logins_booked) + 1)  # one by one, each is written down
         repeated = Settlement(LoginOutcome.FAILED, "The controller typed the login again by itself.")
-        return Learned(memory, record, repeated if seen.attempt else None, book_login=True)
+        return Learned(memory, record, repeated if seen.attempt else None, book_login=True, seen=seen)
     if memory.settlement is not None:
-        return Learned(memory, record, memory.settlement, book_login=False)
+        return Learned(memory, record, memory.settlement, book_login=False, seen=seen)
     if seen.gateway is None or seen.gateway.state is not RuntimeState.RUNNING:
-        return Learned(memory, record, None, book_login=False)
+        return Learned(memory, record, None, book_login=False, seen=seen)
     if not is_logged_in(seen):
-        return Learned(memory, record, None, book_login=False)
+        return Learned(memory, record, None, book_login=False, seen=seen)
     record = replace(record, logged_in_before=seen.gateway.container_id, rejected_user=None, rejected_version=None)
     done = Settlement(LoginOutcome.SUCCEEDED, "The login completed.")
-    return Learned(memory, record, done if seen.attempt else None, book_login=False)
+    return Learned(memory, record, done if seen.attempt else None, book_login=False, seen=seen)
 
 
 def is_logged_in(seen: Observation) -> bool:
-    """Proof of login: the log of this life says so, or, where it no longer reaches the start, the API proves it.
+    """Proof of login: the log of this life says so, or, where it does not reach from the start to now, the API proves it.
 
     The API proves it with managed accounts (they come with the next valid id) and an answered heartbeat.
     """
@@ -89,6 +107,33 @@ def is_logged_in(seen: Observation) -> bool:
 FRESH_TRIES: Mapping[str, object] = {"connect_failures": 0, "connect_since": None, "connect_after": LONG_AGO}
 """Of a memory from which connecting begins a full round of tries, at once."""
 _FRESH_CONNECT: Mapping[str, object] = {**FRESH_TRIES, "id_conflicts": 0, "heartbeats": 0}
+
+
+def login_deadline(memory: Memory, seen: Observation) -> datetime:
+    """When this login's time is over, or its phone's."""
+    if memory.phase is LoginPhase.AWAITING_2FA:
+        return memory.phase_since + timedelta(seconds=seen.limits.phone_approval_time)
+    return memory.clock + timedelta(seconds=seen.limits.max_startup_time)
+
+
+def _log_doubted(memory: Memory, seen: Observation, now: datetime) -> Memory:
+    """A log that tells no end of a login whose time is over may have lost lines, or be worded anew: it is no proof.
+
+    While a connection is open it is believed: that one may be older than what the log tells, and prove nothing.
+    """
+    view, connection = seen.login, seen.connection
+    if view is None or memory.doubted == view.phase_serial:
+        return memory
+    connected = connection is not None and connection.is_open
+    silent = view.phase in _BEFORE_ITS_END and view.human is None and not connected
+    over = not memory.runtime_away and now >= login_deadline(memory, seen)
+    return replace(memory, doubted=view.phase_serial if silent and over else None)
+
+
+def _believed(memory: Memory, seen: Observation) -> Observation:
+    if seen.login is None or memory.doubted != seen.login.phase_serial:
+        return seen
+    return replace(seen, login=replace(seen.login, saw_start=False))
 
 
 def _runtime_back(memory: Memory, seen: Observation, now: datetime) -> Memory:
@@ -111,6 +156,7 @@ def _life_began(memory: Memory, seen: Observation, now: datetime) -> Memory:
         "clock": now,
         "phase": None,
         "phase_since": now,
+        "doubted": None,
         "was_ready": False,
         "ready_since": None,
         "forget_failures": 0,
@@ -190,7 +236,8 @@ def _connection(memory: Memory, seen: Observation, now: datetime) -> Memory:
         return replace(memory, heartbeats=0) if memory.heartbeats else memory
     if connection.last_heartbeat is None or memory.heartbeats == 0:  # an answer of long ago calms nobody
         return memory
-    calm = replace(memory, trouble=None, connect_failures=0, connect_since=None)
+    # Where the log proves nothing, the time for the next login begins with the last proof.
+    calm = replace(memory, trouble=None, connect_failures=0, connect_since=None, clock=now)
     return calm if memory.was_ready else replace(calm, was_ready=True, ready_since=now)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
-from spreadpilot_core.ibkr.deciding.learning import is_logged_in
+from spreadpilot_core.ibkr.deciding.learning import is_logged_in, login_deadline
 from spreadpilot_core.ibkr.deciding.observation import ActionKind
 from spreadpilot_core.ibkr.deciding.pacing import FORGET_RETRY
 from spreadpilot_core.ibkr.deciding.removing import replace_gateway
@@ -15,6 +15,8 @@ from spreadpilot_core.ibkr.login_log import LoginPhase
 from spreadpilot_core.ibkr.protocols import RuntimeState
 
 SOON = timedelta(seconds=0.5)
+STREAMS_APART = timedelta(seconds=1)
+"""By how much a container's configuration, in one stream, may come after what follows it, in the other."""
 LOG_SILENCE = timedelta(seconds=5)
 """A log whose start is still kept has spoken after this; longer silence means that it no longer reaches the start."""
 
@@ -25,13 +27,12 @@ def logging_in(s: Situation) -> Decision | None:
     if s.seen.gateway is None or s.seen.gateway.state is not RuntimeState.RUNNING or is_logged_in(s.seen):
         return None
     if view is not None and view.too_old:
-        why = "The image's ibcontroller is older than 0.1.4 and misses rejected passwords: use a newer image."
-        s = _with_human(s, why)
-        return replace_gateway(s, why)
+        return _too_old(s)
     if s.seen.connection is not None and s.seen.connection.is_open:
         return None  # connected already: `connecting` waits for the proof
     phase = view.phase if view is not None else LoginPhase.UNKNOWN
-    if phase is LoginPhase.UNKNOWN and _log_is_silent(s) and s.now < _deadline(s):
+    deadline = login_deadline(s.memory, s.seen)
+    if _log_proves_nothing(s, phase) and s.now < deadline:
         return None  # the log no longer reaches the start, or can't be read: the API may prove it
     if phase is LoginPhase.STUCK or (view is not None and view.human):
         sentence = view.human if view is not None and view.human else "The login waits for a human."
@@ -41,29 +42,53 @@ def logging_in(s: Situation) -> Decision | None:
     if s.seen.runtime_fault:
         state = State.AWAITING_2FA if phase is LoginPhase.AWAITING_2FA else State.LOGGING_IN
         return s.verdict(state, s.seen.runtime_fault, "Its login is watched again when the runtime answers.")
+    if s.now >= deadline and not _was_asked(s, deadline):
+        return _ask_api(s)
     if phase is LoginPhase.AWAITING_2FA:
-        deadline = s.memory.phase_since + timedelta(seconds=s.seen.limits.phone_approval_time)
-        who = s.seen.follower.phone_owner if s.seen.follower and s.seen.follower.phone_owner else s.record.user
-        reason = f"A phone must approve the login of {who}."
-        if s.now >= deadline:
-            return replace_gateway(_with_human(s, f"{reason} Nobody did."), f"{reason} Nobody did in time.")
-        return s.verdict(State.AWAITING_2FA, reason, f"It is given up at {deadline:%H:%M:%S} UTC.", until=deadline)
-    return _within_startup_time(s, phase)
+        return _awaiting_phone(s, deadline)
+    return _within_startup_time(s, phase, deadline)
 
 
-def _log_is_silent(s: Situation) -> bool:
-    """Whether the log has had its time to say something, and knows no start."""
+def _too_old(s: Situation) -> Decision:
+    known = s.memory.phase_since + STREAMS_APART
+    why = "The image's ibcontroller is older than 0.1.4 and misses rejected passwords: use a newer image."
+    if s.now < known:
+        return s.verdict(State.LOGGING_IN, why, "Its configuration may still come and prove the opposite.", until=known)
+    return replace_gateway(_with_human(s, why), why)
+
+
+def _awaiting_phone(s: Situation, deadline: datetime) -> Decision:
+    who = s.seen.follower.phone_owner if s.seen.follower and s.seen.follower.phone_owner else s.record.user
+    reason = f"A phone must approve the login of {who}."
+    if s.now >= deadline:
+        return replace_gateway(_with_human(s, f"{reason} Nobody did."), f"{reason} Nobody did in time.")
+    return s.verdict(State.AWAITING_2FA, reason, f"It is given up at {deadline:%H:%M:%S} UTC.", until=deadline)
+
+
+def _log_proves_nothing(s: Situation, phase: LoginPhase) -> bool:
+    """Whether the log has had its time to say something and knows no start, or is doubted."""
     view = s.seen.login
-    heard = view is not None and view.saw_start
-    return not heard and s.now - s.memory.clock >= LOG_SILENCE
+    if view is not None and view.phase_serial == s.memory.doubted:
+        return True
+    heard = phase is not LoginPhase.UNKNOWN or (view is not None and view.saw_start)
+    return not heard and (s.memory.was_ready or s.now - s.memory.clock >= LOG_SILENCE)
 
 
-def _deadline(s: Situation) -> datetime:
-    return s.memory.clock + timedelta(seconds=s.seen.limits.max_startup_time)
+def _was_asked(s: Situation, deadline: datetime) -> bool:
+    """Whether a connect has failed since the time was over."""
+    return s.memory.connect_after > deadline
 
 
-def _within_startup_time(s: Situation, phase: LoginPhase) -> Decision:
-    deadline = _deadline(s)
+def _ask_api(s: Situation) -> Decision | None:
+    """The log is evidence, the API is the proof: it is asked once more before a gateway is given up."""
+    if s.memory.refused_account is not None:
+        return None  # it has answered: `connecting` says what is wrong
+    why = "Its log tells no end of the login, and its time is over."
+    action = Action(ActionKind.CONNECT, why)
+    return s.verdict(State.CONNECTING, why, "Its API is asked before it is given up.", action=action)
+
+
+def _within_startup_time(s: Situation, phase: LoginPhase, deadline: datetime) -> Decision:
     state, reason = _PHASES.get(phase, (State.LOGGING_IN, "The gateway starts."))
     if s.now >= deadline:
         limit = f"{s.seen.limits.max_startup_time:g} s"
@@ -94,9 +119,10 @@ def forget_secret(s: Situation) -> Decision | None:
     if s.memory.forget_failures or not _must_forget(s):
         return None
     state = s.memory.state if s.memory.state.status.value in ("STARTING", "RUNNING") else State.CONNECTING
-    reason = None if state is State.READY else "The login completed."
     action = Action(ActionKind.FORGET_SECRET, "the login has completed")
-    return s.verdict(state, reason, "It is connected next.", action=action)
+    if state is State.READY:
+        return s.verdict(state, None, None, action=action)
+    return s.verdict(state, "The login completed.", "It is connected next.", action=action)
 
 
 def forget_later(s: Situation, decision: Decision) -> Decision:
