@@ -129,6 +129,23 @@ async def test_only_the_status_of_one_gateway_shows_its_screens_password(home: D
         assert not any(password in said for said in silent)
 
 
+async def test_an_older_ibcontroller_is_refused_with_the_cure(home: DockerHome) -> None:
+    """It would hang for minutes on a rejected password, which it does not understand: it types it once and is gone."""
+    old = {"SIMULATOR_OLD_CONTROLLER": "yes", "SIMULATOR_PASSWORD_SHA256": "0" * 64}
+    await home.add_on("ibcontroller", "alice", environment=old)
+    manager = home.manager()
+    await manager.start()
+    try:
+        await eventually(
+            lambda: seen(manager, "alice").state is State.NEEDS_HUMAN and not home.containers(),
+            lambda: seen(manager, "alice"),
+            within=PATIENCE,
+        )
+        assert "older than 0.1.4 and misses rejected passwords: use a newer image." in str(seen(manager, "alice").reason)
+    finally:
+        await manager.stop()
+
+
 @pytest.mark.parametrize("generation", GENERATIONS)
 async def test_a_rejected_password_is_typed_once(home: DockerHome, generation: Generation) -> None:
     """Both controllers would stay: the older in a window, the newer in laps. Its container goes, and none is started again."""

@@ -240,7 +240,7 @@ async def test_an_engine_that_is_restarted(faulty_bench: Bench) -> None:
         for follower in (VICTIM, OTHER):
             assert len(after[follower]) == 1
             assert after[follower] != before[follower]
-        await it.says("container ended with code 143")
+        await it.says("ended with code 143")
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.soak)])

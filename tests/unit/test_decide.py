@@ -665,6 +665,22 @@ def test_an_api_that_proves_another_account_needs_a_human() -> None:
     assert (world.containers, world.connects) == (1, 0)
 
 
+@pytest.mark.parametrize("is_late", [True, False])
+def test_an_image_is_too_old_when_its_configuration_does_not_follow_either(*, is_late: bool) -> None:
+    """The configuration comes in the container's other stream, which an engine that was away may bring a moment later."""
+    world = World()
+    while world.login is None:
+        world.step()
+    world.type_login()
+    world.phase(LoginPhase.AWAITING_2FA, too_old=True)
+    decision = world.step()
+    assert (decision.state, world.gateway is None) == (State.LOGGING_IN, False)
+    if is_late:
+        world.phase(LoginPhase.LOGGED_IN, completed=True, paper_accepted=True, too_old=False)
+    assert settled(world) is (State.READY if is_late else State.NEEDS_HUMAN)
+    assert (world.containers, "0.1.4" in (world.record.needs_human or "")) == (1, not is_late)
+
+
 def test_nothing_is_started_or_removed_while_the_followers_are_unknown() -> None:
     """With the follower store away, what runs stays connected and nobody logs in."""
     world = walk(World())

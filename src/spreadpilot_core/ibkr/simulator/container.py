@@ -12,6 +12,7 @@ in the settings directory, so that the follower's next container goes on there. 
     SIMULATOR_TIMINGS           `fast` (the default), `real`, or a factor on the real ones
     SIMULATOR_SERVER_VERSION    what the API server offers; 178
     SIMULATOR_PASSWORD_SHA256   the right password's hash; any password is right otherwise
+    SIMULATOR_OLD_CONTROLLER    `yes`: an ibcontroller before 0.1.4, which does not understand a rejected password
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ class ImageLife:
             relogin_after_missed=order.relogin_after_missed,
             missed_action=order.missed_action,
             password_sha256=environment.get("SIMULATOR_PASSWORD_SHA256") or None,
+            old_controller=environment.get("SIMULATOR_OLD_CONTROLLER") == "yes",
         )
 
     async def run(self) -> int:
