@@ -16,7 +16,7 @@ import pytest
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
 from spreadpilot_core.ibkr.runtimes import docker_look
-from spreadpilot_core.ibkr.service.doctor import machine_checks
+from spreadpilot_core.ibkr.service.doctor import docker_checks, machine_checks
 from spreadpilot_core.ibkr.service.doctor.command import checks_for, examine
 from spreadpilot_core.ibkr.service.doctor.findings import Check, Finding, Verdict, ok
 from spreadpilot_core.ibkr.settings import Settings
@@ -24,6 +24,7 @@ from support.command import PROGRAM, Command
 from support.docker_bench import Bench, bench_fixture, engine_fixture, own_engine_fixture  # noqa: F401  # fixtures
 from support.docker_images import simulator_image
 from support.home import PASSWORD, Home
+from support.registry import Registry
 from support.vault import BaoServer
 from support.waiting import PATIENCE, wait_until
 
@@ -326,6 +327,32 @@ def test_on_a_real_engine(home: Home, bench: Bench) -> None:
         assert "can reach each other" in problem(examined(command), "network")["what"]
     finally:
         bench.api.ask("DELETE", f"/networks/{name}")
+
+
+@pytest.mark.real_part("docker")
+async def test_images_that_are_not_here_yet(home: Home, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each registry is asked, all at once, and one that never answers is told and hides nothing of the others."""
+    monkeypatch.setattr(docker_checks, "REGISTRY_WITHIN", 5.0)
+    host = f"unix://{bench.engine.socket}"
+    async with Registry({}).running() as source:
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            silent = f"127.0.0.1:{mute.getsockname()[1]}"
+            images = {"a": f"{silent}/gateway:1", "b": source.image("gateway:1"), "c": source.image("missing:1")}
+            for name, image in images.items():
+                await _add(home, name)
+                with home.followers_file.open("a") as file:
+                    file.write(f'\n[follower.gateway]\nimage = "{image}"\n')
+            found = await docker_checks.image(
+                Settings.read(state_dir=home.directory, docker_host=host, vault_enabled=False)
+            )
+    verdicts = dict(zip(images, found, strict=True))
+    assert (verdicts["a"].verdict, verdicts["b"].verdict) == (Verdict.PROBLEM, Verdict.OK)
+    assert f"{silent} did not say within 5 s whether it has {images['a']}" in verdicts["a"].what
+    assert "a firewall or a proxy" in (verdicts["a"].cure or "")
+    assert f"not here yet; the first launch pulls it from 127.0.0.1:{source.port}" in verdicts["b"].what
+    assert "Check the name and the tag" in (verdicts["c"].cure or "")
+    there = [name for image in bench.api.ask("GET", "/images/json") for name in image["RepoTags"] or ()]
+    assert not set(there) & set(images.values())
 
 
 @pytest.mark.real_part("docker")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from spreadpilot_core.ibkr.settings import Settings
 _ICC = "com.docker.network.bridge.enable_icc"
 _BINDING = "com.docker.network.bridge.host_binding_ipv4"
 _LOOPBACK = "127.0.0.1"
+REGISTRY_WITHIN = 30.0
+"""Seconds; the engine itself gives up on some registries only after minutes."""
 
 
 @asynccontextmanager
@@ -45,7 +48,7 @@ async def image(settings: Settings) -> Sequence[Finding]:
     needed = await _images(settings)
     try:
         async with _engine(settings) as reached:
-            return [await _image(reached, settings, options) for options in needed]
+            return await asyncio.gather(*(_image(reached, settings, options) for options in needed))
     except (RuntimeUnavailableError, SettingsError):  # the engine's own line tells why
         return [warning("The image is not known while the engine can't be used.")]
 
@@ -79,7 +82,13 @@ async def _to_be_pulled(reached: Engine, settings: Settings, reference: str) -> 
     registry, server = registry_of(reference)
     config = Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser()  # noqa: ASYNC240  # touches no disk
     try:
-        await reached.ask_registry(reference, await stored_login(config, server))
+        async with asyncio.timeout(REGISTRY_WITHIN):
+            await reached.ask_registry(reference, await stored_login(config, server))
+    except TimeoutError:
+        what = f"{registry} did not say within {REGISTRY_WITHIN:g} s whether it has {reference}."
+        return problem(
+            what, "Look whether this host's way to it is open: a firewall or a proxy that swallows requests."
+        )
     except EngineRefusedError as refused:
         return raised(pull_error(reference, registry, refused))
     return ok(f"{reference} is not here yet; the first launch pulls it from {registry}, and then tells its generation.")
