@@ -30,7 +30,7 @@ demo: $(VENV)/.runtime ## three simulated gateways start, fail and recover befor
 
 test: setup ## all tests, with coverage (ARGS="tests/unit -k leases")
 	@rm -f .coverage .coverage.*
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report= $(ARGS)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 
 check: $(CHECKS:%=check-%) ## style, types, imports, sizes, coverage, docs
 

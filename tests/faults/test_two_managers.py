@@ -221,10 +221,16 @@ def newest(manager: Process) -> int:
 
 
 def out_of_term(acts: list[dict[str, Any]], *managers: Process) -> list[dict[str, Any]]:
-    """What was asked of the engine by one of them after the other's term had begun."""
+    """What the engine did for one of them after the other's term had begun.
+
+    A request that a freeze held back between its last check and its way out may still come: the engine refuses it, since
+    the other has removed the container or bears its name.
+    """
     terms = sorted((number, began, each.pids) for each in managers for number, began in each.terms.items())
     ends = [began for _, began, _ in terms[1:]] + [float("inf")]
-    asked = [each for each in acts if each["phase"] == "begin" and each["operation"] in ("create", "start", "remove")]
+    done = {each["number"] for each in acts if each["phase"] == "end" and each["result"] == "done"}
+    begun = [each for each in acts if each["phase"] == "begin" and each["number"] in done]
+    asked = [each for each in begun if each["operation"] in ("create", "start", "remove")]
     assert {"create", "start"} <= {each["operation"] for each in asked}
 
     def allowed(act: dict[str, Any]) -> bool:
