@@ -10,7 +10,13 @@ from itertools import pairwise
 
 import pytest
 
-from spreadpilot_core.ibkr.errors import LaunchError, NameTakenError, PortTakenError, RuntimeUnavailableError
+from spreadpilot_core.ibkr.errors import (
+    LaunchError,
+    NameTakenError,
+    PortTakenError,
+    RuntimeUnavailableError,
+    TermLostError,
+)
 from spreadpilot_core.ibkr.protocols import (
     ContainerId,
     Dialect,
@@ -21,6 +27,7 @@ from spreadpilot_core.ibkr.protocols import (
     RuntimeEventKind,
     RuntimeState,
     TradingMode,
+    unguarded,
 )
 from support.docker_engine import engine_fixture, own_engine_fixture  # noqa: F401  # fixtures
 from support.docker_place import docker_place_fixture  # noqa: F401  # a fixture
@@ -337,6 +344,30 @@ async def test_removing_again_is_fine(place: Place, runtime: GatewayRuntime) -> 
     words = await runtime.remove(gateway.container_id, grace=20)
     assert (words.exit_code, list(words.lines)) == (None, [])
     await runtime.remove(NOBODY, grace=0)
+
+
+async def test_nothing_is_changed_once_the_guard_objects(place: Place, runtime: GatewayRuntime) -> None:
+    """It is asked at the last moment, for all that makes, starts or ends a container; what it raises comes through."""
+    running = await place.launch(runtime)
+    created = await place.create(runtime, place.spec("bob"))
+    before = {each.container_id: each.state for each in await runtime.find()}
+
+    def refuse() -> None:
+        raise TermLostError
+
+    runtime.guard = refuse
+    for act in (
+        runtime.create(place.spec("carl"), Leases(free_ports(1), 77)),
+        runtime.start(created.container_id),
+        runtime.remove(created.container_id, grace=0),
+        runtime.remove(running.container_id, grace=0),
+        runtime.remove(running.container_id, grace=20),
+    ):
+        with pytest.raises(TermLostError):
+            await act
+    assert {each.container_id: each.state for each in await runtime.find()} == before
+    runtime.guard = unguarded
+    await runtime.remove(running.container_id, grace=0)
 
 
 async def test_a_hasty_removal_overtakes_a_patient_one(place: Place, runtime: GatewayRuntime) -> None:

@@ -10,6 +10,7 @@ import secrets
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from spreadpilot_core.ibkr.protocols import Created, Gateway, GatewaySpec, Lease
 from spreadpilot_core.ibkr.runtimes.docker import DockerRuntime
 from spreadpilot_core.ibkr.runtimes.docker_naming import FOLLOWER, OWNER
 from support.docker_engine import EngineUnderTest, engine_fixture, own_engine_fixture
-from support.docker_http import DockerApi
+from support.docker_http import DockerApi, DockerApiError
 from support.docker_images import Generation, simulator_image
 from support.docker_specs import spec as make_spec
 from support.home import Home, free_ports
@@ -149,7 +150,12 @@ class DockerHome(Home):
         """Container and start time of every container of each follower, whatever its state."""
         found: dict[str, list[tuple[str, str]]] = {}
         for row in self.containers():
-            life = (row["Id"], self.bench.api.inspect(row["Id"])["State"]["StartedAt"])
+            try:
+                life = (row["Id"], self.bench.api.inspect(row["Id"])["State"]["StartedAt"])
+            except DockerApiError as error:
+                if error.status != HTTPStatus.NOT_FOUND:
+                    raise
+                continue  # it went meanwhile
             found.setdefault(row["Labels"][FOLLOWER], []).append(life)
         return found
 

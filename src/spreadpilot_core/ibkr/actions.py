@@ -27,7 +27,6 @@ from spreadpilot_core.ibkr.errors import (
     LaunchError,
     LoginRefusedError,
     PortTakenError,
-    TermLostError,
     UnavailableError,
 )
 from spreadpilot_core.ibkr.house import House
@@ -95,11 +94,6 @@ def failed(error: GatewayManagerError, failure: Failure | None = None, **more: A
     if failure is None:
         failure = Failure.UNAVAILABLE if isinstance(error, UnavailableError) else Failure.FAILED
     return Ended(failure=failure, sentence=str(error), error=error, **more)
-
-
-def _must_hold_term(house: House) -> None:
-    if not house.may_act():
-        raise TermLostError
 
 
 def _must_be_wanted(deed: Deed) -> None:
@@ -174,14 +168,12 @@ async def _launch_reserved(house: House, deed: Deed, prepared: Prepared, attempt
             needs_human=None,
         )
         await house.ledger.save(record)
-        _must_hold_term(house)
         created = await house.runtime.create(replace(deed.spec, user=prepared.login.user), leases)
         container_id = created.container_id
         await _deliver(house, deed.follower, prepared.login, created)
         _must_be_wanted(deed)
         await _must_be_open(house, attempt, container_id)
         started = replace(attempt, started_at=house.clock(), container_id=container_id)
-        _must_hold_term(house)
         _must_be_wanted(deed)
         gateway = await house.runtime.start(container_id)
     except Exception as error:  # noqa: BLE001  # told as an error there; a reserved login is left open by none
@@ -240,7 +232,6 @@ async def _clean_up(
             if started is not None and there is None:
                 house.ports.release(attempt.follower_id)
                 return failed(error, failure, record=record, attempt=started)
-            _must_hold_term(house)
             await house.runtime.remove(container_id, grace=0)
         except Exception as trouble:  # noqa: BLE001  # as above
             _told(trouble, attempt.follower_id)
@@ -305,7 +296,6 @@ async def heartbeat(house: House, connection: Connection, gateway: Gateway, *, p
 async def remove(house: House, gateway: Gateway, *, grace: float) -> Ended:
     """Stop and remove; returns when it is gone."""
     try:
-        _must_hold_term(house)
         words = await house.runtime.remove(gateway.container_id, grace=grace)
     except GatewayManagerError as error:
         return failed(error)

@@ -43,8 +43,6 @@ class House:
     limits: Limits
     options: GatewayOptions
     """The fleet's defaults for every gateway."""
-    may_act: Callable[[], bool] = lambda: True
-    """Whether this manager still holds its term; asked right before everything that changes a container."""
     clock: Callable[[], datetime] = utc_now
     fleet_view: Callable[[], FleetView] = field(default=FleetView)
     turns: Turns = field(default_factory=Turns)

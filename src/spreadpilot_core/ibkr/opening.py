@@ -15,7 +15,7 @@ from spreadpilot_core.ibkr.audit import AuditTrail, actor
 from spreadpilot_core.ibkr.auditing import Auditor
 from spreadpilot_core.ibkr.connections import Connector
 from spreadpilot_core.ibkr.deciding.observation import FleetView
-from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.errors import GatewayManagerError, TermLostError
 from spreadpilot_core.ibkr.events import EventBus
 from spreadpilot_core.ibkr.house import House, limits_of, utc_now
 from spreadpilot_core.ibkr.leases import ClientIdLeases, PortLeases
@@ -48,6 +48,11 @@ class Watched:
     def may_act(self) -> bool:
         """Whether this manager may create, start and remove now."""
         return not self._needs_term if self._term is None else self._term.held
+
+    def must_act(self) -> None:
+        """Raise `TermLostError` where it may not."""
+        if not self.may_act():
+            raise TermLostError
 
 
 @dataclass(slots=True)
@@ -113,8 +118,8 @@ def open_house(settings: Settings, ib_factory: Callable[[], Any] | None, bus: Ev
             limits=limits_of(settings),
             options=settings.gateway_options,
             fleet_view=watched.view,
-            may_act=watched.may_act,
         )
+        house.runtime.guard = watched.must_act
     except BaseException:
         held.close()
         raise

@@ -326,11 +326,20 @@ class RuntimeEvent:
     detail: str | None = None
 
 
+def unguarded() -> None:
+    """The guard of a runtime on which nobody else acts."""
+
+
 class GatewayRuntime(Protocol):
     """Where gateways run. It knows names, labels, ports and logs; it knows no policy and retries nothing but reads.
 
     Nothing here is a transaction: after a cancelled or failed call the caller lists again. All methods raise
     `RuntimeUnavailableError` when the runtime can't be reached, `LaunchError` when it refuses.
+    """
+
+    guard: Callable[[], None]
+    """Called right before each request that creates, starts, stops or removes a container, with nothing awaited in between;
+    what it raises ends the call. By itself it does nothing.
     """
 
     async def open(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -92,6 +92,15 @@ class DockerRuntime:
         self._network = GatewayNetwork(self._engine, self._naming, version=self._version)
         self._health = health or HealthCheck()
         self._dialects: dict[FollowerId, Dialect] = {}
+
+    @property
+    def guard(self) -> Callable[[], None]:
+        """The engine's, which sends the requests."""
+        return self._engine.guard
+
+    @guard.setter
+    def guard(self, guard: Callable[[], None]) -> None:
+        self._engine.guard = guard
 
     @classmethod
     def from_settings(cls, settings: Settings, *, manager_id: str) -> DockerRuntime:

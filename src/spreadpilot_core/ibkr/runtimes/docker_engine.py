@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from aiodocker.utils import compose_auth_header
 from aiodocker.volumes import DockerVolume
 
 from spreadpilot_core.ibkr.errors import LaunchError, NoSpaceError, RuntimeUnavailableError
+from spreadpilot_core.ibkr.protocols import unguarded
 
 OLDEST_API = (1, 41)
 NEWEST_API = (1, 56)
@@ -64,6 +65,8 @@ class Engine:
         self._docker: aiodocker.Docker | None = None
         self._connector: aiohttp.UnixConnector | None = None
         self._streams: set[aiohttp.ClientResponse] = set()
+        self.guard: Callable[[], None] = unguarded
+        """Called right before each request that creates, starts, stops or removes a container."""
 
     async def open(self) -> None:
         """Connect and agree on an API version; open already: agree again (the engine may have been replaced).
@@ -139,26 +142,31 @@ class Engine:
     async def create_container(self, name: str, config: Mapping[str, Any]) -> str:
         """Create one and give its id. A taken name is refused with 409."""
         async with self._asking(f"create the container {name}"):
+            self.guard()
             return (await self._client.containers.create(config, name=name)).id
 
     async def start_container(self, container_id: str) -> None:
         """Start it; started already: fine."""
         async with self._asking(f"start the container {container_id[:12]}"):
+            self.guard()
             await self._client.containers.container(container_id).start()
 
     async def stop_container(self, container_id: str, *, grace: float) -> None:
         """SIGTERM, after `grace` seconds SIGKILL; returns when it has ended."""
         async with self._asking(f"stop the container {container_id[:12]}", seconds=grace + _ANSWER_SECONDS):
+            self.guard()
             await self._client.containers.container(container_id).stop(t=max(1, round(grace)))
 
     async def kill_container(self, container_id: str) -> None:
         """SIGKILL."""
         async with self._asking(f"kill the container {container_id[:12]}"):
+            self.guard()
             await self._client.containers.container(container_id).kill()
 
     async def delete_container(self, container_id: str) -> None:
         """Remove it, by force, with its anonymous volumes; named ones stay."""
         async with self._asking(f"remove the container {container_id[:12]}"):
+            self.guard()
             await self._client.containers.container(container_id).delete(force=True, v=True)
 
     async def put_archive(self, container_id: str, path: str, archive: bytes) -> None:

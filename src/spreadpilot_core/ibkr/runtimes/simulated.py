@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -36,6 +36,7 @@ from spreadpilot_core.ibkr.protocols import (
     RuntimeEventKind,
     RuntimeState,
     TradingMode,
+    unguarded,
 )
 from spreadpilot_core.ibkr.runtimes.simulated_host import Answer, HostClient
 from spreadpilot_core.ibkr.settings import Settings
@@ -44,6 +45,7 @@ log = structlog.get_logger(__name__)
 
 _AFTER_THE_GRACE = 30.0
 """Seconds a removal may take beyond its grace."""
+_GUARDED = frozenset({"create", "start", "remove"})
 _FIRST_RECONNECT = 0.1
 _LAST_RECONNECT = 5.0
 """Seconds between tries to subscribe again: doubling from the first to the last."""
@@ -58,6 +60,7 @@ class SimulatedRuntime:
         self.owner = owner
         self._host = HostClient(directory, owner=owner, manager_id=manager_id, may_start=may_start)
         self._closing = asyncio.Event()
+        self.guard: Callable[[], None] = unguarded
 
     @classmethod
     def from_settings(cls, settings: Settings, *, manager_id: str) -> SimulatedRuntime:
@@ -210,7 +213,8 @@ class SimulatedRuntime:
     async def _ask(
         self, operation: str, /, *, gone_is_fine: bool = False, within: float = _AFTER_THE_GRACE, **arguments: Any
     ) -> Answer:
-        answer = await self._host.ask({"op": operation, **arguments}, within=within)
+        guard = self.guard if operation in _GUARDED else unguarded
+        answer = await self._host.ask({"op": operation, **arguments}, within=within, guard=guard)
         if gone_is_fine and answer.get("error") == "gone":
             return {}
         return _checked(answer)

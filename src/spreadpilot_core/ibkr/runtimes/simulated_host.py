@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,7 @@ from typing import Any, Self
 import structlog
 
 from spreadpilot_core.ibkr.errors import RuntimeUnavailableError
+from spreadpilot_core.ibkr.protocols import unguarded
 from spreadpilot_core.ibkr.simulator.engine.files import read_address
 from spreadpilot_core.ibkr.simulator.engine.language import LONGEST_LINE, PROTOCOL
 
@@ -125,9 +126,12 @@ class HostClient:
         for writer in list(self._open):
             writer.transport.abort()
 
-    async def ask(self, request: Mapping[str, Any], *, within: float = _ANSWER_WITHIN) -> Answer:
-        """One request on a connection of its own. Raises `RuntimeUnavailableError`."""
+    async def ask(
+        self, request: Mapping[str, Any], *, within: float = _ANSWER_WITHIN, guard: Callable[[], None] = unguarded
+    ) -> Answer:
+        """One request on a connection of its own, sent when `guard` lets it. Raises `RuntimeUnavailableError`."""
         async with self.connection() as connection:
+            guard()
             return await connection.ask(request, within=within)
 
     @contextlib.asynccontextmanager
