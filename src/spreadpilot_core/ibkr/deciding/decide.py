@@ -24,7 +24,7 @@ from spreadpilot_core.ibkr.deciding.connecting import connecting
 from spreadpilot_core.ibkr.deciding.decision import Decision, Memory, Situation
 from spreadpilot_core.ibkr.deciding.health import connected, unanswered
 from spreadpilot_core.ibkr.deciding.launching import launching
-from spreadpilot_core.ibkr.deciding.learning import learn
+from spreadpilot_core.ibkr.deciding.learning import believed, learn
 from spreadpilot_core.ibkr.deciding.logging_in import forget_later, forget_secret, logging_in
 from spreadpilot_core.ibkr.deciding.observation import FleetView, Observation
 from spreadpilot_core.ibkr.deciding.removing import LOOK, changed, over
@@ -55,7 +55,7 @@ def decide(before: Memory, seen: Observation, fleet: FleetView, now: datetime) -
 
     """
     news = learn(before, seen, now)
-    seen = news.seen
+    seen = believed(news.memory, seen)
     situation = Situation(seen=seen, memory=news.memory, record=news.record, fleet=fleet, now=now)
     decision = next((found for policy in POLICIES if (found := policy(situation)) is not None), None)
     if decision is None:

@@ -55,10 +55,10 @@ class Memory:
     """From here `max_startup_time` runs: start, scheduled restart, or the end of a phone approval."""
     phase: LoginPhase | None = None
     phase_since: datetime = LONG_AGO
-    paper_accepted: bool = False
-    connect_failures: int = 0
     doubted: int | None = None
     """The serial of the login's phase with which the log fell silent for longer than a login may take."""
+    paper_accepted: bool = False
+    connect_failures: int = 0
     connect_since: datetime | None = None
     """First failed connect of this round."""
     connect_after: datetime = LONG_AGO

@@ -25,7 +25,8 @@ from spreadpilot_core.ibkr.deciding.pacing import (
     spread,
 )
 from spreadpilot_core.ibkr.deciding.states import State
-from spreadpilot_core.ibkr.login_log import LoginPhase
+from spreadpilot_core.ibkr.login_log import LoginPhase, LoginView
+from spreadpilot_core.ibkr.login_log_tables import BEFORE_LOGIN
 from spreadpilot_core.ibkr.protocols import LoginOutcome, Record, RuntimeState
 
 DISCLAIMER_PAUSE = timedelta(seconds=5)
@@ -36,17 +37,7 @@ LAUNCHES_AT_ONCE = {Failure.PORT_TAKEN: 10, Failure.EXPIRED: 3}
 """Failures that the next try may well cure, and after how many in a row that is no longer believed."""
 
 
-_BEFORE_ITS_END = frozenset(
-    {
-        LoginPhase.UNKNOWN,
-        LoginPhase.STARTING,
-        LoginPhase.FORM,
-        LoginPhase.AUTHENTICATING,
-        LoginPhase.AWAITING_2FA,
-        LoginPhase.RESTARTING,
-        LoginPhase.CONFLICT,
-    }
-)
+_BEFORE_ITS_END = (BEFORE_LOGIN - {LoginPhase.ENDED}) | {LoginPhase.RESTARTING, LoginPhase.CONFLICT}
 """Phases of a login that goes on; the others tell how it ended, which a connection does not refute."""
 
 
@@ -57,8 +48,6 @@ class Learned(NamedTuple):
     record: Record
     settle: Settlement | None
     book_login: bool
-    seen: Observation
-    """What was observed, without what is not believed."""
 
 
 def learn(memory: Memory, seen: Observation, now: datetime) -> Learned:
@@ -69,7 +58,7 @@ def learn(memory: Memory, seen: Observation, now: datetime) -> Learned:
     memory = _login_moved(memory, seen, now)
     memory = _connection(memory, seen, now)
     memory = _log_doubted(memory, seen, now)
-    seen = _believed(memory, seen)
+    seen = believed(memory, seen)
     memory, record = _life_ended(memory, seen, now)
     if seen.attempt is None and memory.settlement is not None:
         memory = replace(memory, settlement=None)  # the ledger has it
@@ -77,16 +66,16 @@ def learn(memory: Memory, seen: Observation, now: datetime) -> Learned:
     if typed > max(1, record.logins_booked):
         record = replace(record, logins_booked=max(1, record.logins_booked) + 1)  # one by one, each is written down
         repeated = Settlement(LoginOutcome.FAILED, "The controller typed the login again by itself.")
-        return Learned(memory, record, repeated if seen.attempt else None, book_login=True, seen=seen)
+        return Learned(memory, record, repeated if seen.attempt else None, book_login=True)
     if memory.settlement is not None:
-        return Learned(memory, record, memory.settlement, book_login=False, seen=seen)
+        return Learned(memory, record, memory.settlement, book_login=False)
     if seen.gateway is None or seen.gateway.state is not RuntimeState.RUNNING:
-        return Learned(memory, record, None, book_login=False, seen=seen)
+        return Learned(memory, record, None, book_login=False)
     if not is_logged_in(seen):
-        return Learned(memory, record, None, book_login=False, seen=seen)
+        return Learned(memory, record, None, book_login=False)
     record = replace(record, logged_in_before=seen.gateway.container_id, rejected_user=None, rejected_version=None)
     done = Settlement(LoginOutcome.SUCCEEDED, "The login completed.")
-    return Learned(memory, record, done if seen.attempt else None, book_login=False, seen=seen)
+    return Learned(memory, record, done if seen.attempt else None, book_login=False)
 
 
 def is_logged_in(seen: Observation) -> bool:
@@ -122,7 +111,7 @@ def _log_doubted(memory: Memory, seen: Observation, now: datetime) -> Memory:
     While a connection is open it is believed: that one may be older than what the log tells, and prove nothing.
     """
     view, connection = seen.login, seen.connection
-    if view is None or memory.doubted == view.phase_serial:
+    if view is None or is_doubted(memory, view):
         return memory
     connected = connection is not None and connection.is_open
     silent = view.phase in _BEFORE_ITS_END and view.human is None and not connected
@@ -130,8 +119,14 @@ def _log_doubted(memory: Memory, seen: Observation, now: datetime) -> Memory:
     return replace(memory, doubted=view.phase_serial if silent and over else None)
 
 
-def _believed(memory: Memory, seen: Observation) -> Observation:
-    if seen.login is None or memory.doubted != seen.login.phase_serial:
+def is_doubted(memory: Memory, view: LoginView | None) -> bool:
+    """Whether the log has told nothing since it was doubted."""
+    return view is not None and view.phase_serial == memory.doubted
+
+
+def believed(memory: Memory, seen: Observation) -> Observation:
+    """What was observed, with a doubted log taken for one that does not reach the start."""
+    if seen.login is None or not is_doubted(memory, seen.login):
         return seen
     return replace(seen, login=replace(seen.login, saw_start=False))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
-from spreadpilot_core.ibkr.deciding.learning import is_logged_in, login_deadline
+from spreadpilot_core.ibkr.deciding.learning import is_doubted, is_logged_in, login_deadline
 from spreadpilot_core.ibkr.deciding.observation import ActionKind
 from spreadpilot_core.ibkr.deciding.pacing import FORGET_RETRY
 from spreadpilot_core.ibkr.deciding.removing import replace_gateway
@@ -68,7 +68,7 @@ def _awaiting_phone(s: Situation, deadline: datetime) -> Decision:
 def _log_proves_nothing(s: Situation, phase: LoginPhase) -> bool:
     """Whether the log has had its time to say something and knows no start, or is doubted."""
     view = s.seen.login
-    if view is not None and view.phase_serial == s.memory.doubted:
+    if is_doubted(s.memory, view):
         return True
     heard = phase is not LoginPhase.UNKNOWN or (view is not None and view.saw_start)
     return not heard and (s.memory.was_ready or s.now - s.memory.clock >= LOG_SILENCE)
