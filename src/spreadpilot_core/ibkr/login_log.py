@@ -103,8 +103,6 @@ class _Life:
     """What must be remembered beside the view."""
 
     lap_counted: bool = False
-    banner: bool = False
-    """The container's own first line was read, so a configuration dump must follow."""
     first_lines: frozenset[str] = frozenset()
     """Which of the lines that a container prints once, as it begins, were read."""
     dump: str = ""
@@ -217,7 +215,7 @@ class LoginLog:
         if row.begins is Begins.CONTAINER:
             known = row.fragment in self._life.first_lines
             first_lines = frozenset([row.fragment]) if known else self._life.first_lines | {row.fragment}
-            self._life = replace(self._life, banner=self._life.banner or text.startswith(".>"), first_lines=first_lines)
+            self._life = replace(self._life, first_lines=first_lines)
             # The two streams are loosely ordered, and an engine that was away brings all of one before the other.
             if view.phase in _PRE_FILLED or (view.saw_start and not known):
                 self._change(saw_start=True)
@@ -307,8 +305,9 @@ class LoginLog:
             self._call_too_old()
 
     def _expect_dump(self) -> None:
-        """By now 0.1.4 has printed its dump; older ones keep it until they end."""
-        if self._dialect == "ibcontroller" and self._life.banner and not self._life.dump:
+        """By now 0.1.4 has printed its dump, where the container's own first line was read; older ones keep it until they end."""
+        banner = any(line.startswith(".>") for line in self._life.first_lines)
+        if self._dialect == "ibcontroller" and banner and not self._life.dump:
             self._call_too_old()
 
     def _call_too_old(self) -> None:
