@@ -20,16 +20,12 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import structlog
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 from benchmarks.support import compose
 from benchmarks.support.rejections import rejected
-
 from spreadpilot_core.ibkr.credentials.doors import deliver
 from spreadpilot_core.ibkr.events import Event, GatewayLaunched
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
@@ -42,7 +38,8 @@ from spreadpilot_core.ibkr.settings import Settings
 from support.docker_bench import Bench
 from support.docker_engine import EngineUnderTest, OwnEngine
 from support.docker_images import simulator_image
-from support.home import Home, free_ports
+from support.home import Home
+from support.ports import free_ports
 
 AT_ONCE = 4
 PATIENCE = 600.0

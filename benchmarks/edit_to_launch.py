@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,11 +22,8 @@ from typing import Any
 import pymongo
 from pydantic import SecretStr
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 from benchmarks.support.figures import Figure, distribution, figure, report
 from benchmarks.support.place import LONGEST, Place, place, started
-
 from spreadpilot_core.ibkr import opening
 from spreadpilot_core.ibkr.simulator.engine.files import OPERATIONS
 from spreadpilot_core.ibkr.store.local import LocalRecords

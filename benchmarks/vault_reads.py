@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import os
 import statistics
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,10 +21,7 @@ from typing import Any
 import hvac  # type: ignore[import-untyped]  # it ships no types
 from requests.adapters import HTTPAdapter
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 from benchmarks.support.figures import figure, report
-
 from spreadpilot_core.ibkr.credentials.couriers import Couriers, courier_environment, first_line
 from spreadpilot_core.ibkr.protocols import FollowerId
 from spreadpilot_core.ibkr.settings import Settings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -17,6 +16,7 @@ from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.followers_file import FILE_NAME
 from spreadpilot_core.ibkr.telemetry import set_up_logs
+from support.ports import free_ports
 
 LONGEST = 300.0
 """Seconds after which a benchmark that does not get on is given up."""
@@ -30,7 +30,7 @@ class Place:
         self.followers = tuple(f"follower_{each}" for each in range(count))
         self.enabled: tuple[str, ...] = ()
         """Those that are in the followers' file."""
-        first = _free_ports(count)
+        first = free_ports(count)
         defaults = {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
         self.settings: dict[str, Any] = {
             **defaults,
@@ -110,22 +110,3 @@ async def until_all_ready(manager: GatewayManager, followers: Sequence[str]) -> 
     async with asyncio.timeout(LONGEST):
         while waiting := [each for each in waiting if not manager.is_healthy(each)]:  # noqa: ASYNC110  # as any caller would
             await asyncio.sleep(0.05)
-
-
-def _free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free now, below the range of outgoing connections."""
-    for first in range(10_000, 32_000 - count, count):
-        if all(_is_free(first + each) for each in range(count)):
-            return first
-    msg = f"There are no {count} free ports in a row."
-    raise RuntimeError(msg)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

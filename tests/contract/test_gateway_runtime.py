@@ -31,7 +31,7 @@ from spreadpilot_core.ibkr.protocols import (
 )
 from support.docker_engine import engine_fixture, own_engine_fixture  # noqa: F401  # fixtures
 from support.docker_place import docker_place_fixture  # noqa: F401  # a fixture
-from support.home import free_ports
+from support.ports import free_ports
 from support.runtimes import (  # noqa: F401  # fixtures
     Place,
     following,

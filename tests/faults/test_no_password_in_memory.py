@@ -19,9 +19,9 @@ import pytest
 
 from spreadpilot_core.ibkr.store.followers_file import add_follower
 from support.doors import Doorway
-from support.home import free_ports
 from support.memory import children, search, search_all
 from support.planted import FOREIGN, NEEDLES, core_of, found_in, found_in_files, password, standing
+from support.ports import free_ports
 from support.vault import BaoServer
 from support.waiting import wait_until
 

@@ -20,9 +20,9 @@ from support.command import PROGRAM
 from support.docker_bench import own_engine_fixture  # noqa: F401  # a fixture
 from support.docker_engine import EngineUnderTest
 from support.docker_images import GENERATIONS, simulator_image
-from support.home import free_ports
 from support.memory import children, search_all
 from support.planted import NEEDLES, core_of, found_in, found_in_files, password
+from support.ports import free_ports
 from support.vault import BaoServer
 from support.waiting import wait_until
 

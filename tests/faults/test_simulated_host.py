@@ -21,7 +21,7 @@ from spreadpilot_core.ibkr.protocols import ContainerId, FollowerId, Leases, Run
 from spreadpilot_core.ibkr.runtimes import simulated_host
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from spreadpilot_core.ibkr.simulator.engine.files import read_address
-from support.home import free_ports
+from support.ports import free_ports
 from support.runtimes import (
     PATIENCE,
     SimulatedPlace,

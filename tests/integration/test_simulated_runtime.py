@@ -24,7 +24,7 @@ from spreadpilot_core.ibkr.protocols import (
 )
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from spreadpilot_core.ibkr.settings import Settings
-from support.home import free_ports
+from support.ports import free_ports
 from support.runtimes import (  # noqa: F401  # a fixture
     PASSWORD,
     SimulatedPlace,

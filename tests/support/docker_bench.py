@@ -24,7 +24,8 @@ from support.docker_engine import EngineUnderTest, engine_fixture, own_engine_fi
 from support.docker_http import DockerApi, DockerApiError
 from support.docker_images import Generation, simulator_image
 from support.docker_specs import spec as make_spec
-from support.home import Home, free_ports
+from support.home import Home
+from support.ports import free_ports
 
 FIXTURES = (engine_fixture, own_engine_fixture)
 """What `bench` needs; a test module imports all three."""

@@ -24,8 +24,8 @@ import pytest
 from filelock import FileLock
 from pymongo.errors import PyMongoError
 
-from support.home import free_ports
 from support.mongo_docker import MongoContainer, mongo_container
+from support.ports import free_ports
 from support.real_parts import need
 from support.waiting import wait_until
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import random
-import socket
+
+from spreadpilot_core.ibkr.leases import is_free
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
 _BAND = range(10_000 + _WORKER * 2_500, 12_500 + _WORKER * 2_500)
@@ -21,17 +22,7 @@ def free_ports(count: int) -> int:
     for _ in range(_BAND.stop - _BAND.start):
         first = _next_port if _next_port + count <= _BAND.stop else _BAND.start
         _next_port = first + count
-        if all(_is_free(first + each) for each in range(count)):
+        if all(is_free(first + each) for each in range(count)):
             return first
     msg = "no free ports"
     raise AssertionError(msg)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

@@ -39,7 +39,8 @@ from spreadpilot_core.ibkr.protocols import (
 )
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
 from spreadpilot_core.ibkr.simulator.engine.files import OPERATIONS, read_address
-from support.home import FAR_RESTART_TIME, free_ports
+from support.home import FAR_RESTART_TIME
+from support.ports import free_ports
 
 PASSWORD = "Correct horse, battery \\ staple"
 PATIENCE = 60.0

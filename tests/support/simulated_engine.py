@@ -17,7 +17,7 @@ from spreadpilot_core.ibkr.simulator.engine.engine import Engine
 from spreadpilot_core.ibkr.simulator.engine.language import LONGEST_LINE
 from spreadpilot_core.ibkr.simulator.engine.operations import Operations
 from spreadpilot_core.ibkr.simulator.engine.service import Service
-from support.home import free_ports
+from support.ports import free_ports
 
 ORDER: dict[str, Any] = {
     "owner": "me",

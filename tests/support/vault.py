@@ -18,7 +18,7 @@ from hvac import exceptions
 from requests import exceptions as transport
 
 from support.certificates import Certificates
-from support.home import free_ports
+from support.ports import free_ports
 from support.real_parts import need
 
 _CONFIG = """

@@ -8,7 +8,7 @@ import pytest
 from spreadpilot_core.ibkr.errors import ClientIdsExhaustedError, PortsExhaustedError
 from spreadpilot_core.ibkr.leases import ClientIdLeases, PortLeases, is_free
 from spreadpilot_core.ibkr.protocols import FollowerId
-from support.home import free_ports
+from support.ports import free_ports
 
 ANNA, BEN = FollowerId("anna"), FollowerId("ben")
 
