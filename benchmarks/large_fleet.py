@@ -21,7 +21,6 @@ from typing import Any
 from benchmarks.support.figures import Figure, distribution, figure, report
 from benchmarks.support.lag import Lag, bystander
 from benchmarks.support.place import LONGEST, Place, hosted, place, until_all_ready
-
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 
 CONNECTING, LIVING, CUT_OFF = "while connecting", "while heartbeats run", "after all sockets closed"

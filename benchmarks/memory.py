@@ -15,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.support.figures import Figure, figure, report
-from benchmarks.support.place import Place, hosted, place, until_all_ready
 from ib_async import IB
 
+from benchmarks.support.figures import Figure, figure, report
+from benchmarks.support.place import Place, hosted, place, until_all_ready
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 
 FIRST = 10

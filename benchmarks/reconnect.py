@@ -12,7 +12,6 @@ import time
 
 from benchmarks.support.figures import Figure, distribution, figure, report
 from benchmarks.support.place import Place, place, started
-
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 from spreadpilot_core.ibkr.protocols import FollowerId
 from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
