@@ -1,7 +1,5 @@
 """A fleet on a real Docker Engine against the bare API: start, adoption, and how soon a killed container is known.
 
-    python -m benchmarks.docker_fleet [--gateways 50] [--kills 50] [--rounds 3] [--rejections 10]
-
 `bare` creates, attaches to and starts as many containers of the same configuration through the same API, as many at once as
 the manager does (4); `runtime` is the Docker runtime alone; `manager` is from `start()` until every gateway's process runs, with
 the login's time left out: settings are as shipped, and logins take as long as real ones. All three find network and settings
@@ -13,36 +11,43 @@ likes. Rejected logins of both generations say how long a container lives on aft
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import statistics
+import logging
 import sys
 import time
+from argparse import Namespace
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
-import structlog
-
 from benchmarks.support import compose
+from benchmarks.support.docker_rounds import Rounds, Times, tell_ends, tell_starts
+from benchmarks.support.figures import Findings, run
 from benchmarks.support.rejections import rejected
-from spreadpilot_core.ibkr.credentials.doors import deliver
-from spreadpilot_core.ibkr.events import Event, GatewayLaunched
+from benchmarks.support.sizes import options
+from spreadpilot_core.ibkr.credentials.courier.stdin_delivery import deliver
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
-from spreadpilot_core.ibkr.protocols import Gateway, GatewaySpec, Leases, RuntimeEventKind
-from spreadpilot_core.ibkr.runtimes.docker_containers import HealthCheck, container_config
-from spreadpilot_core.ibkr.runtimes.docker_engine import Engine
-from spreadpilot_core.ibkr.runtimes.docker_naming import OWNER, Naming
-from spreadpilot_core.ibkr.runtimes.images import look
+from spreadpilot_core.ibkr.model.events import Event, GatewayLaunched
+from spreadpilot_core.ibkr.model.gateways import DeliveryTarget, Gateway, GatewayPhase, GatewaySpec
+from spreadpilot_core.ibkr.model.records import Identities
+from spreadpilot_core.ibkr.runtimes.docker.containers import HealthCheck, Labelled, container_config
+from spreadpilot_core.ibkr.runtimes.docker.engine import Engine
+from spreadpilot_core.ibkr.runtimes.docker.naming import OWNER, Naming
+from spreadpilot_core.ibkr.runtimes.identity import write_note
+from spreadpilot_core.ibkr.runtimes.images import identify
 from spreadpilot_core.ibkr.settings import Settings
 from support.docker_bench import Bench
-from support.docker_engine import EngineUnderTest, OwnEngine
+from support.docker_engine import OwnEngine
 from support.docker_images import simulator_image
 from support.home import Home
-from support.ports import free_ports
+from support.ports import free_ports, leases
+from support.runtimes import committed
 
 AT_ONCE = 4
 PATIENCE = 600.0
+IMAGE = {"SIMULATOR_TIMINGS": "real"}
+"""What the gateways' image has in its environment; `--timings` says otherwise."""
 AS_SHIPPED = ("healthcheck_interval", "heartbeat_timeout", "connect_time", "secret_poll_interval")
 """Settings that the tests' home makes quick: with those, fifty gateways are looked at every second while others start."""
 
@@ -51,7 +56,7 @@ def gateway_image(bench: Bench) -> str:
     """The same for all three, with the login times of a real gateway: with the tests' own a gateway is logged in, connected
     to and relieved of its password within a second, and that work would be counted into the starts of the others.
     """
-    return simulator_image(bench.api, "ibcontroller", {"SIMULATOR_TIMINGS": "real"})
+    return simulator_image(bench.api, "ibcontroller", IMAGE)
 
 
 def specs(bench: Bench, count: int) -> list[GatewaySpec]:
@@ -64,8 +69,7 @@ async def begun_before(bench: Bench, count: int) -> None:
     """Have network and settings volumes there: of a container that is removed again they stay, as of every gateway."""
     runtime = await bench.runtime()
     for spec in specs(bench, count):
-        await runtime.prepare(spec)
-        created = await runtime.create(spec, Leases(1, 1))
+        created = await bench.create(runtime, spec)
         await runtime.remove(created.container_id, grace=0)
 
 
@@ -81,12 +85,12 @@ async def containers(bench: Bench, engine: Engine, count: int) -> dict[str, dict
     """What the engine is asked for, by name, as the runtime would ask."""
     await begun_before(bench, count)
     first, image_name = free_ports(count), gateway_image(bench)
-    image, naming = look(image_name, bench.api.ask("GET", f"/images/{image_name}/json")), Naming(bench.prefix)
+    image, naming = identify(image_name, bench.api.ask("GET", f"/images/{image_name}/json")), Naming(bench.prefix)
     return {
         f"{bench.prefix}-{number}": container_config(
             image,
             spec,
-            Leases(first + number, 1000 + number),
+            Labelled(first + number, 1000 + number),
             naming=naming,
             api=engine.api,
             health=HealthCheck(),
@@ -113,8 +117,13 @@ async def bare(bench: Bench, count: int) -> float:
     async def one(name: str, config: dict[str, Any]) -> None:
         async with limit:
             made = await engine.create_container(name, config)
-            door = {"kind": "docker", "socket": engine.socket, "container": made, "api_version": engine.api_version}
-            await asyncio.to_thread(deliver, door, b"password")
+            delivery_target = {
+                "kind": "docker",
+                "socket": engine.socket,
+                "container": made,
+                "api_version": engine.api_version,
+            }
+            await asyncio.to_thread(deliver, delivery_target, b"password")
             await engine.start_container(made)
 
     wanted = await containers(bench, engine, count)
@@ -140,30 +149,32 @@ async def through_compose(bench: Bench, count: int, program: list[str]) -> float
 async def through_the_runtime(bench: Bench, count: int, kills: int) -> tuple[float, list[float]]:
     """Seconds for the runtime, and the seconds after which each killed container was known."""
     await begun_before(bench, count)
-    runtime = await bench.runtime()
-    fleet, first, limit = specs(bench, count), free_ports(count), asyncio.Semaphore(AT_ONCE)
+    runtime = await bench.runtime(ports=leases(count))
+    fleet, limit = specs(bench, count), asyncio.Semaphore(AT_ONCE)
+
+    async def secret(target: DeliveryTarget) -> None:
+        await asyncio.to_thread(deliver, target.as_json(), b"password")
 
     async def one(number: int, spec: GatewaySpec) -> Gateway:
         async with limit:
             await runtime.prepare(spec)
-            created = await runtime.create(spec, Leases(first + number, 1000 + number))
-            await asyncio.to_thread(deliver, created.door, b"password")
-            return await runtime.start(created.container_id)
+            return await runtime.launch(spec, 1000 + number, secret=secret, commit=committed)
 
     begun = time.perf_counter()
     gateways = await asyncio.gather(*(one(number, spec) for number, spec in enumerate(fleet)))
     took = time.perf_counter() - begun
     expect_volumes(bench, count)
     await asyncio.sleep(2)
-    events, latencies = runtime.events(), []
-    await anext(events)
+    changes, latencies = runtime.changes(), []
+    await anext(changes)
     for gateway in gateways[:kills]:
         begun = time.perf_counter()
         killing = asyncio.create_task(
             asyncio.to_thread(bench.api.ask, "POST", f"/containers/{gateway.container_id}/kill")
         )
-        async for event in events:
-            if event.kind is RuntimeEventKind.DIED and event.container_id == gateway.container_id:
+        async for changed in changes:
+            seen = await runtime.inspect(gateway.container_id) if changed == gateway.container_id else None
+            if seen is not None and seen.phase is GatewayPhase.EXITED:
                 latencies.append(time.perf_counter() - begun)
                 break
         await killing
@@ -187,6 +198,7 @@ async def manager_home(bench: Bench, count: int) -> Home:
     }
     settings |= {name: Settings.model_fields[name].default for name in AS_SHIPPED}
     home.settings |= settings
+    write_note(Settings.read(**home.settings), Identities(bench.prefix))  # that of the volumes which are there before
     await home.add(*names_of(count))
     return home
 
@@ -256,86 +268,65 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def measure(own: OwnEngine, gateways: int, kills: int, rounds: int, rejections: int) -> None:
-    """Run every round and print."""
-    times: dict[str, list[float]] = {"bare": [], "runtime": [], "manager": [], "ready": [], "adoption": [], "cpu": []}
-    times["first"], times["compose"], program = [], [], compose.installed()
-    known: list[float] = []
-    for _ in range(rounds):
-        for name in ("bare", "runtime", "manager", "first", "compose"):
-            bench = Bench(EngineUnderTest(own.socket, own))
-            if name == "bare":
-                times[name].append(await bare(bench, gateways))
-            elif name == "runtime":
-                took, latencies = await through_the_runtime(bench, gateways, kills)
-                times[name].append(took)
-                known += latencies
-            elif name == "manager":
-                launched, ready, adopted, cpu = await through_the_manager(bench, gateways)
-                times["manager"].append(launched)
-                times["ready"].append(ready)
-                times["adoption"].append(adopted)
-                times["cpu"].append(cpu)
-            elif name == "first":
-                times[name].append(await first_start_ever(bench, gateways))
-            elif program is not None:
-                times[name].append(await through_compose(bench, gateways, program))
-            await bench.close()
-            print(name, *times[name][-1:], file=sys.stderr, flush=True)
-    show_starts(times, gateways)
-    show_spread("killed container known", known)
-    for deaf, title in ((False, "rejected, until it ended"), (True, "the same, deaf to SIGTERM")):
-        bench = Bench(EngineUnderTest(own.socket, own))
-        show_spread(title, await rejected(bench, rejections, deaf=deaf))
-        await bench.close()
+async def measure(findings: Findings, own: OwnEngine, given: Namespace) -> None:
+    """Run every round, each thing in turn, and tell."""
+    rounds, program, gateways = Rounds(findings, own), compose.installed(), given.gateways
+    for _ in range(given.rounds):
+        await rounds.take("bare create, attach and start", lambda bench: _bare(bench, gateways))
+        await rounds.take("the runtime alone", lambda bench: _runtime(bench, gateways, given.kills))
+        await rounds.take("the manager", lambda bench: _manager(bench, gateways))
+        await rounds.take("the first start ever", lambda bench: _first_start(bench, gateways))
+        if program is not None:
+            await rounds.take("docker compose up", lambda bench: _compose(bench, gateways, program))
+    if program is None:
+        findings.miss("docker compose up", "docker compose is not installed")
+    tell_starts(findings, rounds, gateways)
+    for name, deaf in (("rejected logins", False), ("rejected logins, SIGTERM not heeded", True)):
+        await rounds.take(name, partial(_rejections, deaf=deaf, count=given.rejections))
+    tell_ends(findings, rounds)
 
 
-def show_starts(times: dict[str, list[float]], gateways: int) -> None:
-    """Print the medians of the rounds."""
-    middle = {name: statistics.median(values) for name, values in times.items() if values}
-    print(f"{gateways} gateways, {len(times['bare'])} rounds, medians:")
-    print(f"  bare create, attach, start   {middle['bare']:7.2f} s")
-    titles = {"runtime": "runtime", "manager": "manager", "first": "manager, first start ever"}
-    for name, title in (titles | {"compose": "docker compose up"}).items():
-        if name in middle:
-            print(f"  {title:27}  {middle[name]:7.2f} s   {middle[name] / middle['bare']:.2f} times bare")
-        else:
-            print(f"  {title:27}  is not installed")
-    print(
-        f"  manager's own CPU until then {middle['cpu']:7.2f} s   {middle['cpu'] / gateways * 1000:.0f} ms per launch"
-    )
-    print(f"  manager, every gateway ready {middle['ready']:7.2f} s")
-    print(f"  adoption by the next manager {middle['adoption']:7.2f} s")
+async def _bare(bench: Bench, gateways: int) -> Times:
+    return {"bare": [await bare(bench, gateways)]}
 
 
-def show_spread(title: str, seconds: list[float]) -> None:
-    """Print a distribution."""
-    if seconds:
-        ordered = sorted(seconds)
-        p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-        print(
-            f"  {title:27}  median {statistics.median(ordered) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms,"
-            f" longest of {len(ordered)} {ordered[-1] * 1000:.0f} ms"
-        )
+async def _runtime(bench: Bench, gateways: int, kills: int) -> Times:
+    took, latencies = await through_the_runtime(bench, gateways, kills)
+    return {"runtime": [took], "known": latencies}
 
 
-def main() -> None:
-    """Parse, start an engine of our own, measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gateways", type=int, default=50)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rejections", type=int, default=10)
-    asked = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+async def _manager(bench: Bench, gateways: int) -> Times:
+    launched, ready, adopted, cpu = await through_the_manager(bench, gateways)
+    return {"manager": [launched], "ready": [ready], "adoption": [adopted], "cpu": [cpu]}
+
+
+async def _first_start(bench: Bench, gateways: int) -> Times:
+    return {"first": [await first_start_ever(bench, gateways)]}
+
+
+async def _compose(bench: Bench, gateways: int, program: list[str]) -> Times:
+    return {"compose": [await through_compose(bench, gateways, program)]}
+
+
+async def _rejections(bench: Bench, *, deaf: bool, count: int) -> Times:
+    return {"deaf" if deaf else "rejected": await rejected(bench, count, deaf=deaf)}
+
+
+async def on_an_engine_of_its_own(findings: Findings, given: Namespace) -> None:
+    """Start one, measure inside its network, end it."""
+    logging.getLogger("spreadpilot_core.ibkr").setLevel(logging.ERROR)
     own = OwnEngine()
     try:
         own.start()
         with own.inside():
-            asyncio.run(measure(own, asked.gateways, asked.kills, asked.rounds, asked.rejections))
+            await measure(findings, own, given)
     finally:
         own.close()
 
 
 if __name__ == "__main__":
-    main()
+    asked = options(
+        __doc__, gateways=(50, 1), kills=(50, 1), rounds=(3, 1), rejections=(10, 0), timings=("real", "fast")
+    )
+    IMAGE["SIMULATOR_TIMINGS"] = asked.timings
+    sys.exit(run(lambda findings: on_an_engine_of_its_own(findings, asked)))

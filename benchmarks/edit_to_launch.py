@@ -1,34 +1,38 @@
 """From an edit in MongoDB to the launch request that follows from it, by polling and by change stream.
 
-    python -m benchmarks.edit_to_launch [--edits 12]
-
 The clock runs from just before a follower's record is written until the engine notes that a container of it is asked
 for: the record is read, the secret fetched and the login written down in between. Polled is a real server, with records
-and the term in it too; `poll_interval` has its default, and edits come at random moments of it. A change stream needs a
+and the leader lease in it too; `poll_interval` has its default, and edits come at random moments of it. A change stream needs a
 replica set, for which a scripted peer on the wire stands in; the records are then in the embedded store.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pymongo
 from pydantic import SecretStr
 
-from benchmarks.support.figures import Figure, distribution, figure, report
+from benchmarks.support.figures import Findings, at_most, percentile, run, spread
 from benchmarks.support.place import LONGEST, Place, place, started
-from spreadpilot_core.ibkr import opening
+from benchmarks.support.sizes import options
+from spreadpilot_core.ibkr import wiring
+from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.simulator.engine.files import OPERATIONS
-from spreadpilot_core.ibkr.store.local import LocalRecords
-from spreadpilot_core.ibkr.store.mongo_database import MongoDatabase
-from spreadpilot_core.ibkr.store.mongodb import MongoFollowers
+from spreadpilot_core.ibkr.store.local import store as local_store
+from spreadpilot_core.ibkr.store.mongodb.database import MongoDatabase
+from spreadpilot_core.ibkr.store.mongodb.followers import MongoFollowers
+from spreadpilot_core.ibkr.store.registry import Stores
 from support.mongo import MongoServer
 from support.mongo_peer import MongoPeer
 
@@ -62,12 +66,26 @@ async def streamed(edits: int) -> list[float]:
                 peer.change([*peer.documents, record])
 
             followers = MongoFollowers(MongoDatabase(SecretStr(peer.uri), "spreadpilot"), poll_interval=NEVER)
-            # The one seam at which two kinds of store can be put together.
-            opening._stores = lambda settings, _: (followers, LocalRecords.from_settings(settings), None)  # noqa: SLF001  # as above
-            async with started(here):
-                while not peer.streams:  # noqa: ASYNC110  # the peer is no part of the measure
-                    await asyncio.sleep(0.05)
-                return await _edits(here, edit, pause=1.0)
+            with _records_elsewhere(followers):
+                async with started(here):
+                    while not peer.streams:  # noqa: ASYNC110  # the peer is no part of the measure
+                        await asyncio.sleep(0.05)
+                    return await _edits(here, edit, pause=1.0)
+
+
+@contextmanager
+def _records_elsewhere(followers: MongoFollowers) -> Iterator[None]:
+    """Followers from here, all else in the embedded store; `wiring` is the one seam at which the two can be put together."""
+    usual = wiring.store
+
+    def make(settings: Settings, **rest: Any) -> Stores:
+        return replace(local_store.make(settings, **rest), followers=followers)
+
+    wiring.store = lambda _: SimpleNamespace(make=make)  # type: ignore[assignment]  # of a store only this is asked
+    try:
+        yield
+    finally:
+        wiring.store = usual
 
 
 async def _edits(here: Place, edit: Edit, *, pause: float) -> list[float]:
@@ -94,19 +112,28 @@ def _asked_at(directory: Path, follower: str) -> float | None:
     return None
 
 
-async def measure(edits: int) -> list[Figure]:
+async def measure(findings: Findings, edits: int) -> None:
     """Both ways, one after the other."""
-    by_polling, interval = await polled(edits)
-    by_stream = await streamed(edits)
-    return [
-        *distribution(f"from edit to launch request, polled every {interval:g} s", by_polling, "ms"),
-        figure("  of them over the poll interval", sum(each > interval * 1000 for each in by_polling), "", target="0"),
-        *distribution("from edit to launch request, by change stream", by_stream, "ms", max="under 1000"),
-        figure("edits each way", edits, ""),
-    ]
+    with findings.part("by change stream"):
+        times = await streamed(edits)
+        findings.figure(
+            "How long from an edit in MongoDB to the launch request, by change stream?",
+            spread(times),
+            aim=at_most(max(times), 1000, "ms"),
+            median=(percentile(times, 50), "ms"),
+            max=(max(times), "ms"),
+        )
+    with findings.part("polled"):
+        times, interval = await polled(edits)
+        findings.figure(
+            f"… and polled every {interval:g} s?",
+            spread(times),
+            aim=at_most(max(times), interval * 1000, "ms"),
+            median=(percentile(times, 50), "ms"),
+            max=(max(times), "ms"),
+        )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--edits", type=int, default=12)
-    report(asyncio.run(measure(parser.parse_args().edits)))
+    given = options(__doc__, edits=(12, 1))
+    sys.exit(run(lambda findings: measure(findings, given.edits)))

@@ -7,80 +7,76 @@ after it gets the others. Weighed is what the process has for itself alone (priv
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ib_async import IB
 
-from benchmarks.support.figures import Figure, figure, report
+from benchmarks.support.figures import Findings, number, run
 from benchmarks.support.place import Place, hosted, place, until_all_ready
+from benchmarks.support.running import measured_apart
+from benchmarks.support.sizes import options
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 
 FIRST = 10
 """Connections before the first weighing."""
-SETTLE = 3.0
-"""Seconds until what a connection began has ended."""
+PATIENCE = 600.0
 
 
-async def measure(gateways: int) -> list[Figure]:
+async def measure(findings: Findings, gateways: int, settle: float) -> None:
     """Kilobytes a gateway, of the manager and of the bare library."""
     with place(FIRST + gateways, enabled=FIRST) as here:
         async with hosted(here):
             manager = here.manager()
             await manager.start()
             try:
-                ours = await _weigh_manager(manager, here)
+                ours = await _weigh_manager(manager, here, settle) / gateways
                 endpoints = [each.endpoint or "" for each in manager.list_gateways()]
-                library = await _weigh_library(endpoints)
+                library = await _weigh_library(endpoints, settle) / gateways
             finally:
                 await manager.detach()
-    return [
-        figure("a connected gateway in the manager", ours / gateways, "kB"),
-        figure("a connected client of the library alone", library / gateways, "kB"),
-        figure("a gateway over the library's own", (ours - library) / gateways, "kB"),
-        figure("a gateway against the library's own", ours / library, "times"),
-        figure("gateways", gateways, ""),
-    ]
+    findings.figure(
+        "What does a connected gateway take in memory?",
+        f"{number(ours)} kB, {ours / library:.2f} times the library's own client ({number(library)} kB)",
+        manager=(ours, "kB"),
+        library=(library, "kB"),
+        ratio=(ours / library, "times"),
+    )
 
 
-async def _weigh_manager(manager: GatewayManager, here: Place) -> float:
+async def _weigh_manager(manager: GatewayManager, here: Place, settle: float) -> float:
     """What the followers after the first few took, in kB."""
     await until_all_ready(manager, here.enabled)
-    await asyncio.sleep(SETTLE)
+    await asyncio.sleep(settle)
     before = private_memory()
     here.enable()
     await manager.reload_followers()
     await until_all_ready(manager, here.enabled)
-    await asyncio.sleep(SETTLE)
+    await asyncio.sleep(settle)
     return private_memory() - before
 
 
-async def _weigh_library(endpoints: Sequence[str]) -> float:
+async def _weigh_library(endpoints: Sequence[str], settle: float) -> float:
     """The same for bare clients, in a process of their own."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--bare", *endpoints]
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    output, _ = await process.communicate()
-    return float(json.loads(output))
+    return float(await asyncio.to_thread(measured_apart, "memory", str(settle), *endpoints, within=PATIENCE))
 
 
-async def _hold_bare_clients(endpoints: Sequence[str]) -> float:
-    clients = [await _connect(each) for each in endpoints[:FIRST]]
-    await asyncio.sleep(SETTLE)
+async def _hold_bare_clients(settle: float, endpoints: Sequence[str]) -> float:
+    clients = [await connect(each) for each in endpoints[:FIRST]]
+    await asyncio.sleep(settle)
     before = private_memory()
-    clients += [await _connect(each) for each in endpoints[FIRST:]]
-    await asyncio.sleep(SETTLE)
+    clients += [await connect(each) for each in endpoints[FIRST:]]
+    await asyncio.sleep(settle)
     taken = private_memory() - before
     for client in clients:
         client.disconnect()
     return taken
 
 
-async def _connect(endpoint: str) -> IB:
+async def connect(endpoint: str) -> IB:
     host, _, port = endpoint.partition(":")
     client = IB()
     await client.connectAsync(host, int(port), clientId=7)
@@ -95,11 +91,8 @@ def private_memory() -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gateways", type=int, default=100)
-    parser.add_argument("--bare", nargs="*", default=[], help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.bare:
-        print(asyncio.run(_hold_bare_clients(given.bare)))
-    else:
-        report(asyncio.run(measure(given.gateways)))
+    if sys.argv[1:2] == ["--child"]:
+        print(asyncio.run(_hold_bare_clients(float(sys.argv[2]), sys.argv[3:])))
+        sys.exit()
+    given = options(__doc__, gateways=(100, 3), settle=(3.0, 0.2))
+    sys.exit(run(lambda findings: measure(findings, given.gateways, given.settle)))

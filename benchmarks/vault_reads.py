@@ -1,17 +1,15 @@
 """A hundred followers' secrets through one courier against bare concurrent hvac reads of the same server, in the same run.
 
-    python -m benchmarks.vault_reads [--followers 100] [--rounds 9]
-
-The ratio is of the time for all followers, round by round, median of rounds. The courier's start and what the audit's
+The server is one of its own. The ratio is of the time for all followers, round by round, median of rounds. The courier's start and what the audit's
 flushes of the disk cost are told apart: the ratio's rounds keep the state directory in memory, where a flush is free.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import statistics
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,9 +19,10 @@ from typing import Any
 import hvac  # type: ignore[import-untyped]  # it ships no types
 from requests.adapters import HTTPAdapter
 
-from benchmarks.support.figures import figure, report
-from spreadpilot_core.ibkr.credentials.couriers import Couriers, courier_environment, first_line
-from spreadpilot_core.ibkr.protocols import FollowerId
+from benchmarks.support.figures import Findings, at_most, number, run
+from benchmarks.support.sizes import options
+from spreadpilot_core.ibkr.credentials.broker import CourierBroker, courier_environment, first_line
+from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.telemetry import set_up_logs
 from support.vault import BaoServer
@@ -36,7 +35,7 @@ THREADS = 32
 async def through_a_courier(bao: BaoServer, state_dir: Path, followers: int) -> tuple[float, float]:
     settings = Settings.read(state_dir=state_dir, vault_addr=bao.address)
     environment = courier_environment({**os.environ, "VAULT_TOKEN": bao.root.token})
-    couriers = Couriers(first_line(settings), environment=environment)
+    couriers = CourierBroker(first_line(settings), environment=environment)
     try:
         begun = time.perf_counter()
         await couriers.version("ibkr/f0")
@@ -71,43 +70,38 @@ def one_courier(bao: BaoServer, base: str | None, followers: int) -> tuple[float
         return asyncio.run(through_a_courier(bao, Path(state_dir), followers))
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--followers", type=int, default=100)
-    options.add_argument("--rounds", type=int, default=9)
-    given = options.parse_args()
-    set_up_logs(level="warning")  # to standard error: the figures alone are the output
+def measure(findings: Findings, followers: int, rounds: int) -> None:
     memory = str(MEMORY) if MEMORY.is_dir() else None
     with TemporaryDirectory() as directory, BaoServer(Path(directory) / "bao") as bao:
-        for number in range(given.followers):
-            bao.put(f"ibkr/f{number}", IB_USER=f"user{number}", IB_PASS=f"password {number}")
+        for each in range(followers):
+            bao.put(f"ibkr/f{each}", IB_USER=f"user{each}", IB_PASS=f"password {each}")
         starts, ratios, bares, couriers, disks = [], [], [], [], []
-        for _ in range(given.rounds):
-            start, courier = one_courier(bao, memory, given.followers)
-            without = bare(bao, given.followers)
-            _, on_disk = one_courier(bao, None, given.followers)
+        for _ in range(rounds):
+            start, courier = one_courier(bao, memory, followers)
+            without = bare(bao, followers)
+            _, on_disk = one_courier(bao, None, followers)
             starts.append(start)
             couriers.append(courier)
             bares.append(without)
             disks.append(on_disk)
             ratios.append(courier / without)
-    each = 1000 / given.followers
-    report(
-        [
-            figure(
-                "through one courier, against bare hvac reads", statistics.median(ratios), "times", target="at most 1.3"
-            ),
-            figure("bare hvac reads, a follower", statistics.median(bares) * each, "ms"),
-            figure("through one courier, a follower", statistics.median(couriers) * each, "ms"),
-            figure(
-                "more for the audit's flushes, a follower",
-                (statistics.median(disks) - statistics.median(couriers)) * each,
-                "ms",
-            ),
-            figure("a courier's start, once a burst", statistics.median(starts) * 1000, "ms"),
-        ]
+    each_ms = 1000 / followers
+    ratio, least, ours, disk = (statistics.median(each) for each in (ratios, bares, couriers, disks))
+    findings.figure(
+        "What does a secret read by the courier cost, against bare `hvac`?",
+        f"{ratio:.2f} times ({number(ours * each_ms)} ms, {number(least * each_ms)} ms a follower), and"
+        f" {number((disk - ours) * each_ms)} ms more for the audit's flushes of the disk;"
+        f" {number(statistics.median(starts) * 1000)} ms for the courier's start, once a burst",
+        aim=at_most(ratio, 1.3, "times"),
+        ratio=(ratio, "times"),
+        bare=(least * each_ms, "ms"),
+        courier=(ours * each_ms, "ms"),
+        flushes=((disk - ours) * each_ms, "ms"),
+        start=(statistics.median(starts) * 1000, "ms"),
     )
 
 
 if __name__ == "__main__":
-    main()
+    given = options(__doc__, followers=(100, 3), rounds=(9, 1))
+    set_up_logs(level="warning")  # to standard error: the figures alone are the output
+    sys.exit(run(lambda findings: measure(findings, given.followers, given.rounds)))

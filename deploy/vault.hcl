@@ -1,4 +1,4 @@
-# Vault for one host, reached on loopback alone: no TLS there. It starts sealed; see docs/docker.md.
+# Vault for one host, reached on loopback alone: no TLS there. It starts sealed; see docs/operating.md.
 storage "file" {
   path = "/vault/file"
 }

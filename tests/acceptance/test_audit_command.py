@@ -1,26 +1,10 @@
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Iterator
 
-import pytest
-
-from spreadpilot_core.ibkr.audit import AuditTrail
+from spreadpilot_core.ibkr.audit.trail import AuditTrail
 from support.command import Command
 from support.home import Home
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    place = Home()
-    yield place
-    asyncio.run(place.end())
-
-
-@pytest.fixture
-def command(home: Home) -> Command:
-    return Command(home)
 
 
 def change(command: Command, ref: str) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import pty
@@ -8,30 +7,17 @@ import re
 import select
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 
 import pytest
 
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
 from support.command import PROGRAM, Command
 from support.home import Home
 from support.waiting import PATIENCE
 
 PASSWORD = "pl4nted $ecret \\'\"ü"
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    place = Home()
-    yield place
-    asyncio.run(place.end())
-
-
-@pytest.fixture
-def command(home: Home) -> Command:
-    return Command(home)
 
 
 def _one_sentence(text: str) -> bool:
@@ -70,13 +56,14 @@ def test_help_names_every_command(command: Command) -> None:
         ("status", "--watch --json"),
         ("logs", "--follow --last"),
         ("doctor", "--json"),
-        ("launch", "--retry-login"),
+        ("launch", "--retry-login --live"),
+        ("followers confirm-removals", "--yes"),
         ("followers add", "--vault-secret-ref --live --account --disabled"),
         ("followers list", "--json"),
         ("credentials set", "--username --password-stdin"),
         ("credentials list", "--json"),
         ("credentials", "list set remove"),
-        ("followers", "list add enable disable remove"),
+        ("followers", "list add enable disable remove set check confirm-removals"),
     ],
 )
 def test_help_names_every_option(command: Command, arguments: str, options: str) -> None:
@@ -106,6 +93,7 @@ def test_help_names_every_option(command: Command, arguments: str, options: str)
         "credentials set --username u",
         "credentials set ibkr/alice --username u",
         "credentials remove",
+        "run --adopt-from=",
     ],
 )
 def test_wrong_usage_is_exit_code_2(command: Command, arguments: str) -> None:
@@ -239,6 +227,12 @@ def test_a_record_that_cant_be_used_is_listed_with_its_fault(command: Command) -
         "followers enable nobody",
         "followers disable nobody",
         "followers remove nobody",
+        "followers set nobody enabled=true",
+        "followers set alice enabled=maybe",
+        "followers set alice enbled=true",
+        "followers set alice gateway.port=80",
+        "followers set alice nonsense",
+        "followers add carl --vault-secret-ref ../../x",
     ],
 )
 def test_an_edit_that_cant_be_is_refused(command: Command, arguments: str) -> None:
@@ -248,8 +242,50 @@ def test_an_edit_that_cant_be_is_refused(command: Command, arguments: str) -> No
     done = command(*arguments.split())
     assert (done.returncode, done.stdout) == (1, "")
     assert _one_sentence(done.stderr)
-    assert arguments.split()[2] in done.stderr
+    assert arguments.split()[2] in done.stderr or "../../x" in done.stderr
     assert command.home.followers_file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["alice ", "--vault-secret-ref", "x"], "id is 'alice ', but it must not begin or end with a space."),
+        (
+            ["alice", "--vault-secret-ref", "../../x"],
+            "vault_secret_ref is '../../x', but it must be the path of a secret",
+        ),
+        (
+            ["alice", "--vault-secret-ref", "x", "--account", "not an account"],
+            "account is 'not an account', but it must be",
+        ),
+    ],
+)
+def test_what_no_record_may_hold_is_refused_at_the_door(command: Command, arguments: list[str], why: str) -> None:
+    """The command says what the manager would have said of the record, and writes nothing."""
+    done = command("followers", "add", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert _one_sentence(done.stderr)
+    assert why in done.stderr
+    assert not command.home.followers_file.exists()
+
+
+def test_fields_are_set_and_records_checked(command: Command, tmp_path: Path) -> None:
+    """`set` changes what it is told and keeps comments; `check` looks at the records, or at a file that may become them."""
+    command.home.followers_file.write_text('# ours\n[[follower]]\nid = "alice"\nvault_secret_ref = "x"  # hers\n')
+    done = command("followers", "set", "alice", "account=U1234567", "gateway.vnc=true", "enabled=true")
+    assert (done.returncode, done.stdout) == (0, "alice was changed: account, gateway.vnc, enabled.\n")
+    (alice,) = command.json("followers", "list")
+    assert (alice["account"], alice["gateway"], alice["enabled"]) == ("U1234567", {"vnc": True}, True)
+    command("followers", "set", "alice", "account=")
+    assert command.json("followers", "list")[0]["account"] is None
+    assert "# hers" in command.home.followers_file.read_text()
+    assert command("followers", "check").stdout == "1 record can be used.\n"
+    candidate = tmp_path / "new.toml"
+    candidate.write_text(command.home.followers_file.read_text() + '[[follower]]\nid = "bob"\nenbled = true\n')
+    done = command("followers", "check", str(candidate))
+    assert (done.returncode, done.stderr) == (1, "1 record can't be used.\n")
+    assert "bob: vault_secret_ref is missing" in done.stdout
+    assert command("followers", "check", str(tmp_path / "none.toml")).returncode == 1
 
 
 def test_followers_in_mongodb_are_not_edited_here(command: Command) -> None:
@@ -317,6 +353,8 @@ def test_any_spelling_of_a_reference_is_the_same_secret(command: Command) -> Non
         ("credentials set ibkr/alice --username u --password-stdin", b"\n"),
         ("credentials set ibkr/alice --username u --password-stdin", b"\xff\xfe"),
         ("credentials set / --username u --password-stdin", b"x"),
+        ("credentials set ../x --username u", b""),
+        ("credentials set ibkr/alice --username two\u200bwords", b""),
         ("credentials remove ibkr/nobody", b""),
     ],
 )
@@ -325,6 +363,68 @@ def test_credentials_that_cant_be_are_refused(command: Command, arguments: str, 
     done = command(*arguments.split(), said=said)
     assert (done.returncode, done.stdout) == (1, "")
     assert _one_sentence(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("username", "password", "said"),
+    [
+        ("back\\slash", "planted", "Images with ibc can't type it: the user name holds a character that the"),
+        ("jörg", "planted", "Images with ibc can't type it: the user name holds a character that the"),
+        ("u", "a{{b", "Images with ibcontroller can't type it: the password holds {{ or }}, which"),
+        ("u", "x{password}", "Images with ibcontroller can't type it: the password holds the name of"),
+        ("u", "\u00a0x", "Images with ibcontroller can't type it: the password begins or ends with a blank"),
+    ],
+)
+def test_a_login_that_one_controller_can_not_type_is_told_at_once(
+    command: Command, username: str, password: str, said: str
+) -> None:
+    """It is stored, since images with the other one can, and the sentence says which and why, without the password."""
+    done = command("credentials", "set", "ibkr/a", "--username", username, "--password-stdin", said=password.encode())
+    assert done.returncode == 0
+    warning = done.stderr.splitlines()[-1]
+    assert warning.startswith(said)
+    assert warning.endswith("Those with ibcontroller can." if "with ibc can't" in said else "Those with ibc can.")
+    assert password not in done.stdout + done.stderr
+    assert [each["user"] for each in command.json("credentials", "list")] == [username]
+
+
+@pytest.mark.parametrize(
+    ("username", "said"),
+    [
+        ("two words", "The user name holds a blank, an invisible character or a letter in another form"),
+        ("a\u200bb", "The user name holds"),
+    ],
+)
+def test_a_login_that_no_controller_can_type_is_refused(command: Command, username: str, said: str) -> None:
+    """Before anything is stored, and with the reason."""
+    done = command("credentials", "set", "ibkr/a", "--username", username, "--password-stdin", said=b"pw")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert _one_sentence(done.stderr)
+    assert done.stderr.startswith(said)
+    assert command.json("credentials", "list") == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("logs",), ("audit", "show"), ("audit", "show", "--json"), ("followers", "enable")]
+)
+def test_a_follower_that_nobody_knows_is_no_empty_answer(command: Command, arguments: tuple[str, ...]) -> None:
+    """Exit code 1 and one sentence, with who may have been meant; nobody near, nobody named."""
+    command("followers", "add", "alice", "--vault-secret-ref", "ibkr/alice")
+    slip = command(*arguments, "alcie")
+    assert (slip.returncode, slip.stdout) == (1, "")
+    assert _one_sentence(slip.stderr)
+    assert "There is no follower 'alcie' among 1 record: was 'alice' meant?" in slip.stderr
+    nobody = command(*arguments, "nobody")
+    assert (nobody.returncode, "meant" in nobody.stderr) == (1, False)
+    assert "There is no follower 'nobody'" in nobody.stderr
+
+
+def test_a_known_follower_without_lines_is_no_failure_of_the_trail(command: Command) -> None:
+    """It has a record, and nothing was done to it."""
+    command("followers", "add", "alice", "--vault-secret-ref", "ibkr/alice")
+    done = command("audit", "show", "alice")
+    assert (done.returncode, done.stdout) == (0, "No lines.\n")
+    assert command.json("audit", "show", "alice") == []
 
 
 def test_a_lost_key_is_told(command: Command) -> None:
@@ -395,3 +495,58 @@ def test_the_state_directory_is_its_owners_alone(command: Command, tmp_path: Pat
     )
     assert done.returncode == 0
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+# ---------------------------------------------------------------------------------------------- the Python it runs on
+
+
+def test_a_client_library_that_can_not_be_imported_is_told_in_a_sentence(command: Command, tmp_path: Path) -> None:
+    """As with ib_insync's `eventkit` in aeventkit's place, which asks for an event loop when it is imported."""
+    (tmp_path / "eventkit.py").write_text("import asyncio\nasyncio.get_event_loop_policy().get_event_loop()\n")
+    done = command("run", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("ib_async can't be imported with Python 3.")
+    assert "There is no current event loop" in said
+    assert said.endswith("`pip install --force-reinstall --no-deps aeventkit`.")
+
+
+# ---------------------------------------------------------------------------------------------- what records hold
+
+
+def test_no_record_does_anything_to_a_terminal(command: Command, home: Home) -> None:
+    """What somebody wrote into the followers' file is shown by its codes, one line a record; JSON says what it is."""
+    lines = [r'id = "alice"', r'vault_secret_ref = "ibkr/a"', r'state = "\u001b[2J\nACTIVE"', r'phone_owner = "\u202e"']
+    (home.directory / "followers.toml").write_text("\n".join(["[[follower]]", *lines, ""]))
+    listed, checked = command("followers", "list"), command("followers", "check")
+    for text in (listed.stdout, listed.stderr, checked.stdout, checked.stderr):
+        assert all(line.isprintable() for line in text.split("\n"))
+    assert listed.stdout.count("\n") == 2
+    assert "alice" in command.json("followers", "list")[0]["id"]
+    refused = command("followers", "enable", "\x1b]0;title\x07\nbob")
+    assert refused.returncode == 1
+    assert refused.stderr.removesuffix("\n").isprintable()
+
+
+def test_a_pipe_gets_no_blanks_at_the_ends_of_lines(command: Command) -> None:
+    """However wide another row of the table is."""
+    for arguments in (["settings", "show"], ["doctor"]):
+        lines = command(*arguments).stdout.splitlines()
+        assert len({len(line) for line in lines}) > 1
+        assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_a_number_that_is_none_is_told_in_a_sentence(command: Command) -> None:
+    """Which setting, which value, what is allowed, and where it comes from."""
+    done = command("status", HEALTHCHECK_INTERVAL="often")
+    assert (
+        done.stderr
+        == "healthcheck_interval is 'often', but must be a valid number (from environment HEALTHCHECK_INTERVAL).\n"
+    )
+
+
+def test_names_and_all_are_not_said_together(command: Command) -> None:
+    """The sentence fits both who says neither and who says both."""
+    for arguments in (["launch"], ["stop", "alice", "--all"]):
+        assert "name followers, or say --all, and not both." in command(*arguments).stderr

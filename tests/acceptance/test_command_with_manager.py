@@ -6,24 +6,17 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.protocols import FollowerId
+from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.service.client import ControlClient
 from spreadpilot_core.ibkr.simulator.engine.files import read_address
 from support.command import Begun, Command
 from support.home import PASSWORD, Home
 from support.waiting import wait_until
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    place = Home()
-    yield place
-    asyncio.run(place.end())
 
 
 @pytest.fixture
@@ -75,6 +68,7 @@ def test_a_day_with_the_command(home: Home, command: Command) -> None:
         table = command("status").stdout
         assert table.splitlines()[0].split() == [
             "FOLLOWER",
+            "MODE",
             "STATUS",
             "STATE",
             "FOR",
@@ -124,12 +118,76 @@ def test_a_running_manager_follows_the_followers_file(command: Command) -> None:
     with command.begun("run") as serving:
         serving.says("manager started")
         assert "knows no followers" in command("status").stdout
+        assert re.fullmatch(r"The manager \(process \d+\) has ended; it had no gateway\.\n", command("detach").stdout)
+        assert serving.ends() == 0
+    with command.begun("run") as serving:
+        serving.says("manager started")
         command("credentials", "set", "ibkr/carol", "--username", "carol-user", "--password-stdin", said=b"pw")
         command("followers", "add", "carol", "--vault-secret-ref", "ibkr/carol")
         carol = _ready(command, serving, "carol")["carol"]
         command("followers", "disable", "carol")
         wait_until(lambda: not _answers(carol["endpoint"]))
         wait_until(lambda: _state(command, "carol") == "disabled")
+
+
+def test_records_that_are_gone_wait_for_an_operator(home: Home, command: Command) -> None:
+    """An emptied file stops nobody, over the next manager too; `confirm-removals` speaks to it, and then they go."""
+    _add(home, "alice", "bob")
+    with command.begun("run") as serving:
+        _ready(command, serving, "alice", "bob")
+        assert command("followers", "confirm-removals").stdout == "No follower with a gateway has lost its record.\n"
+        home.followers_file.write_text("")
+        wait_until(lambda: "confirm-removals" in " ".join(_gateways(command)["alice"]["notices"]))
+        assert "confirm-removals" in command("status", "alice").stdout
+        assert command("detach").returncode == 0
+        assert serving.ends() == 0
+    with command.begun("run") as serving:
+        gateways = _ready(command, serving, "alice", "bob")
+        assert "confirm-removals" in " ".join(gateways["bob"]["notices"])
+        done = command("followers", "confirm-removals")  # nobody can be asked
+        assert (done.returncode, done.stderr) == (1, "Nothing was done. `--yes` answers beforehand.\n")
+        done = command("followers", "confirm-removals", "--yes")
+        assert done.stdout == "Their records are gone: alice, bob.\nThe gateways of alice, bob are being stopped.\n"
+        wait_until(lambda: _gateways(command) == {})
+        serving.signal(signal.SIGTERM)
+        assert serving.ends() == 0
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a directory", "a device", "nested"])
+def test_no_follower_file_keeps_the_manager_from_ending(home: Home, command: Command, kind: str) -> None:
+    """Whatever lies there is told in a sentence without a traceback, followers stay as they were, and SIGTERM ends it."""
+    _add(home, "alice")
+    with command.begun("run") as serving:
+        _ready(command, serving, "alice")
+        home.followers_file.unlink()
+        _lay_down(home.followers_file, kind)
+        words = "nested too deeply" if kind == "nested" else "can't be used"
+        wait_until(lambda: words in " ".join(_gateways(command)["alice"]["notices"]))
+        assert _state(command, "alice") == "ready"
+        for arguments in (
+            ("list",),
+            ("check",),
+            ("enable", "alice"),
+            ("set", "alice", "enabled=true"),
+            ("remove", "alice"),
+        ):
+            done = command("followers", *arguments)
+            assert (done.returncode, words in done.stderr) == (1, True)
+        serving.signal(signal.SIGTERM)
+        assert serving.ends() == 0
+        assert "Traceback" not in serving.stderr
+
+
+def _lay_down(path: Path, kind: str) -> None:
+    match kind:
+        case "a FIFO":
+            os.mkfifo(path)
+        case "a directory":
+            path.mkdir()
+        case "a device":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.write_text("x = " + "[" * 5000)
 
 
 def test_what_is_refused_is_told_in_one_sentence(home: Home, command: Command) -> None:
@@ -143,6 +201,7 @@ def test_what_is_refused_is_told_in_one_sentence(home: Home, command: Command) -
             assert (done.returncode, done.stdout) == (1, ""), arguments
             assert done.stderr.count("\n") == 1
             assert arguments.split()[1] in done.stderr
+        assert "among 2 records: was 'alice' meant?" in command("launch", "Alcie").stderr
         gone = command("reconnect", "dora")
         assert gone.returncode == 1
         assert "disabled" in gone.stderr
@@ -152,10 +211,10 @@ def test_what_is_refused_is_told_in_one_sentence(home: Home, command: Command) -
         assert _state(command, "alice") == "ready"
 
 
-@pytest.mark.parametrize("how", ["kill -9", "detach", "on_sigterm"])
+@pytest.mark.parametrize("how", ["kill -9", "detach", "on_exit"])
 def test_the_next_manager_adopts_what_runs(home: Home, how: str) -> None:
     """Ten gateways outlive a killed, a detached and a terminated manager; the next one takes all over, none restarted."""
-    command = Command(home, log_format="json", on_sigterm="detach")
+    command = Command(home, log_format="json", on_exit="detach")
     names = [f"follower_{number}" for number in range(10)]
     _add(home, *names)
     with command.begun("run") as first:

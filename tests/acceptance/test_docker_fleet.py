@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 
+import httpx
 import pytest
 
-from spreadpilot_core.ibkr.events import GatewayLaunched, LoginRejected
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus, State
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.instrumentation.catalogue import METRICS
+from spreadpilot_core.ibkr.model.events import GatewayLaunched, LoginRejected
+from spreadpilot_core.ibkr.model.states import GatewayStatus, State
+from spreadpilot_core.ibkr.runtimes.docker import runtime as docker_runtime
 from spreadpilot_core.ibkr.runtimes.images import SCREEN_PASSWORD_FILE
+from spreadpilot_core.ibkr.supervision import measurements
 from support.command import Command
 from support.docker_bench import (  # noqa: F401  # fixtures
     Bench,
@@ -22,9 +29,11 @@ from support.docker_bench import (  # noqa: F401  # fixtures
 )
 from support.docker_images import GENERATIONS, Generation
 from support.home import PASSWORD, eventually, seen
+from support.ports import free_ports
 
 pytestmark = pytest.mark.real_part("docker")
 PATIENCE = 90.0
+CONTAINER = re.compile(r'^(gateway_manager_container_(?!exits)\w+)\{follower="alice"\} (\S+)$', re.MULTILINE)
 
 
 @pytest.fixture(name="home")
@@ -93,6 +102,29 @@ async def test_a_next_manager_adopts_without_a_login(home: DockerHome) -> None:
     assert home.containers() == []
 
 
+async def test_the_engines_figures_of_a_container_are_scraped(
+    home: DockerHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Health, memory and processor time, of the follower; the dashboard shows them."""
+    monkeypatch.setattr(measurements, "USAGE_EVERY", 0.5)
+    monkeypatch.setattr(docker_runtime, "HealthCheck", partial(docker_runtime.HealthCheck, interval=1.0))
+    await home.add_on("ibcontroller", "alice")
+    port = free_ports(1)
+    manager = home.manager(metrics_address=str(port))
+    await manager.start()
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as probe:
+            async with asyncio.timeout(PATIENCE):
+                while len(found := CONTAINER.findall((await probe.get("/metrics")).text)) < 3:
+                    await asyncio.sleep(0.2)
+    finally:
+        await manager.stop()
+    values = {name: float(value) for name, value in found}
+    assert set(values) == {METRICS[f"container.{each}"].prometheus for each in ("healthy", "memory.usage", "cpu.time")}
+    assert values[METRICS["container.memory.usage"].prometheus] > 1e6
+    assert values[METRICS["container.cpu.time"].prometheus] > 0
+
+
 async def test_only_the_status_of_one_gateway_shows_its_screens_password(home: DockerHome) -> None:
     """Who asks for one gateway is shown its screen's password; no list, JSON, watch, log or answer of the manager has it."""
     home.settings["vnc"] = True
@@ -106,7 +138,7 @@ async def test_only_the_status_of_one_gateway_shows_its_screens_password(home: D
 
         detail = await asyncio.to_thread(command, "status", "alice")
         assert detail.returncode == 0, detail.stderr
-        rows = dict(line.split("  ", 1) for line in detail.stdout.splitlines())
+        rows = {name: value for name, _, value in (line.partition("  ") for line in detail.stdout.splitlines())}
         assert rows["vnc"].strip() == gateway["vnc"]
         assert rows["vnc password"].strip() == password
         assert password not in detail.stderr

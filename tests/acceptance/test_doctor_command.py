@@ -3,10 +3,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,32 +16,28 @@ from typing import Any
 import pytest
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
-from spreadpilot_core.ibkr.runtimes import docker_look
+from spreadpilot_core.ibkr.model.records import Identities
+from spreadpilot_core.ibkr.runtimes.docker import reader
+from spreadpilot_core.ibkr.runtimes.identity import write_note
 from spreadpilot_core.ibkr.service.doctor import docker_checks, machine_checks
 from spreadpilot_core.ibkr.service.doctor.command import checks_for, examine
 from spreadpilot_core.ibkr.service.doctor.findings import Check, Finding, Verdict, ok
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.store.mongodb import store as mongodb
+from support.certificates import make_certificates
 from support.command import PROGRAM, Command
 from support.docker_bench import Bench, bench_fixture, engine_fixture, own_engine_fixture  # noqa: F401  # fixtures
 from support.docker_images import simulator_image
 from support.home import PASSWORD, Home
+from support.mongo import may_build, mongo_database, mongo_server  # noqa: F401  # fixtures
 from support.registry import Registry
+from support.tcp_proxy import TcpProxy
 from support.vault import BaoServer
 from support.waiting import PATIENCE, wait_until
 
 Lines = Mapping[str, list[dict[str, Any]]]
 
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    place = Home()
-    yield place
-    asyncio.run(place.end())
-
-
-@pytest.fixture
-def command(home: Home) -> Command:
-    return Command(home)
+CLOCK = Path(__file__).parents[1] / "support/clock"
 
 
 def examined(command: Command, **environment: str) -> Lines:
@@ -120,7 +117,7 @@ def test_beside_a_running_manager(home: Home, command: Command) -> None:
         wait_until(lambda: [each["state"] for each in command.json("status")] == ["ready", "ready"])
         operations = (home.directory / "operations.jsonl").read_bytes()
         lines = examined(command)
-        assert "2 of its 2 gateways are RUNNING" in lines["manager"][0]["what"]
+        assert "with 2 of 2 gateways RUNNING" in lines["manager"][0]["what"]
         assert "2 held by this manager's gateways" in lines["ports"][0]["what"]
         assert "2 simulated gateways" in lines["runtime"][0]["what"]
         assert "2 followers had a gateway" in lines["records"][0]["what"]
@@ -316,13 +313,15 @@ def test_on_a_real_engine(home: Home, bench: Bench) -> None:
     assert "its controller is ibcontroller" in lines["image"][0]["what"]
     assert "agrees with that of the Docker Engine" in lines["clock"][-1]["what"]
 
-    missing = examined(command, GATEWAY_IMAGE="gm-none:1", GATEWAY_MANAGER_IMAGE_PULL_POLICY="never")
+    missing = examined(command, GATEWAY_MANAGER_GATEWAY_IMAGE="gm-none:1", GATEWAY_MANAGER_IMAGE_PULL_POLICY="never")
     assert "docker pull gm-none:1" in problem(missing, "image")["cure"]
-    unreachable = examined(command, GATEWAY_IMAGE="127.0.0.1:9/gm-none:1")
+    unreachable = examined(command, GATEWAY_MANAGER_GATEWAY_IMAGE="127.0.0.1:9/gm-none:1")
     assert "127.0.0.1:9" in problem(unreachable, "image")["what"]
 
-    name, owner = f"{bench.prefix}-network", {"spreadpilot.gateway-manager.owner": bench.prefix}
-    bench.api.ask("POST", "/networks/create", body={"Name": name, "Labels": owner})
+    (home.directory / "identity.json").write_text('{"local:": ["its-own"]}')
+    mark, name = "spreadpilot.gateway-manager", f"{bench.prefix}-network"
+    marks = {f"{mark}.owner": bench.prefix, f"{mark}.identity": "its-own"}
+    bench.api.ask("POST", "/networks/create", body={"Name": name, "Labels": marks})
     try:
         assert "can reach each other" in problem(examined(command), "network")["what"]
     finally:
@@ -360,6 +359,8 @@ async def test_lines_of_a_container(home: Home, bench: Bench) -> None:
     """`logs` shows a container's newest lines, and leaves the network of a fleet that has none alone."""
     runtime = await bench.runtime()
     await bench.ready(runtime, bench.spec("alice"))
+    settings = Settings.read(state_dir=home.directory)
+    await asyncio.to_thread(write_note, settings, Identities(bench.prefix))  # as the manager that made it
     command = Command(home, runtime_url="docker:")
     command.environment |= {"DOCKER_HOST": f"unix://{bench.engine.socket}", "CONTAINER_PREFIX": bench.prefix}
     done = await asyncio.to_thread(command, "logs", "alice", "--last", "3")
@@ -377,10 +378,10 @@ async def test_lines_of_a_container(home: Home, bench: Bench) -> None:
 async def test_a_check_that_fails(trouble: Exception, words: str) -> None:
     """An expected error is its own sentence; a defect is named by its place, never by a text that may hold anything."""
 
-    async def look(_: Settings) -> list[Finding]:
+    async def observe(_: Settings) -> list[Finding]:
         raise trouble
 
-    (found,) = await examine(Check("any", look), Settings.read())
+    (found,) = await examine(Check("any", observe), Settings.read())
     assert found.verdict is Verdict.PROBLEM
     assert words in found.what
     assert "pl4nted" not in found.what
@@ -403,15 +404,51 @@ async def test_a_slow_answer_is_no_wrong_clock(monkeypatch: pytest.MonkeyPatch, 
     async def slow(_: Settings) -> AsyncIterator[Slow]:
         yield Slow()
 
-    monkeypatch.setattr(machine_checks, "mongo", slow)
+    monkeypatch.setattr(mongodb, "_database", slow)
     monkeypatch.setattr(machine_checks, "_NOTICED_SKEW", 0.1)
     found = await machine_checks.clock(Settings.read(store_url="mongodb:", runtime_url="simulated:"))
     assert [each.verdict for each in found if "a slow server" in each.what] == [verdict]
 
 
+@may_build
+async def test_the_clock_is_compared_with_a_real_mongodb(
+    mongo_server: str,  # noqa: F811  # the fixture
+    mongo_database: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server's own time, on the way as slow as it may be, agrees with ours."""
+    host, _, rest = mongo_server.partition("://")[2].partition("/")[0].partition(":")
+    with TcpProxy(int(rest or 27017)) as proxy:
+        proxy.mode, proxy.delay = "late", 0.3
+        monkeypatch.setenv("MONGO_URI", f"mongodb://{host}:{proxy.port}/?directConnection=true")
+        settings = Settings.read(store_url="mongodb:", runtime_url="simulated:", mongo_db_name=mongo_database)
+        monkeypatch.setattr(machine_checks, "_NOTICED_SKEW", 0.25)  # less than the way takes
+        found = await machine_checks.clock(settings)
+        assert [each.verdict for each in found] == [Verdict.OK] * 2
+        assert f"agrees with that of MongoDB at {host}:{proxy.port}" in found[-1].what
+
+
+@may_build
+@pytest.mark.parametrize("off_by", [-300, 300])
+def test_a_clock_that_is_off_by_minutes_is_a_problem(
+    command: Command,
+    mongo_server: str,  # noqa: F811  # the fixture
+    mongo_database: str,  # noqa: F811
+    off_by: int,
+) -> None:
+    """The installed command on a host whose clock is wrong, beside a real MongoDB: the line says by how much, and the cure."""
+    off = {"PYTHONPATH": str(CLOCK), "SECONDS_OFF_CLOCK": str(off_by)}
+    store = {"MONGO_URI": mongo_server, "MONGO_DB_NAME": mongo_database, "GATEWAY_MANAGER_STORE_URL": "mongodb:"}
+    said = problem({"clock": examined(command, **off, **store)["clock"]}, "clock")
+    told = re.search(r"are (\d+) s apart", said["what"])
+    assert told is not None, said
+    assert int(told[1]) == pytest.approx(abs(off_by), abs=5)
+    assert "timedatectl" in said["cure"], said
+
+
 async def test_an_engine_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own line says so with the cure before the check's time is over; what depends on it is no problem more."""
-    monkeypatch.setattr(docker_look, "_PATIENCE", 0.2)
+    monkeypatch.setattr(reader, "_PATIENCE", 0.2)
     settings = Settings.read(state_dir=tmp_path, docker_host=f"unix://{tmp_path}/s", vault_enabled=False)
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(f"{tmp_path}/s")
@@ -429,9 +466,30 @@ async def test_an_engine_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 async def test_a_check_that_hangs() -> None:
     """A check has its time and no more."""
 
-    async def look(_: Settings) -> list[Finding]:
+    async def observe(_: Settings) -> list[Finding]:
         await asyncio.Event().wait()
         return [ok("never")]
 
-    (found,) = await examine(Check("any", look, within=0.01), Settings.read())
+    (found,) = await examine(Check("any", observe, within=0.01), Settings.read())
     assert "no answer within 0.01 s" in found.what
+
+
+async def test_the_certificate_of_the_address_is_looked_at(tmp_path: Path) -> None:
+    """One that ends soon, one whose key is another's or everybody's, and none where none is served."""
+    files = await asyncio.to_thread(make_certificates, tmp_path)
+    files.server_key.chmod(0o644)
+    settings = {"state_dir": tmp_path, "http_cert_file": files.server, "http_key_file": files.server_key}
+
+    async def found(**changed: Any) -> list[tuple[Verdict, str]]:
+        known = Settings.read(**{**settings, "http_address": "8443", **changed})
+        checks = [each for each in checks_for(known) if each.name == "http_address"]
+        return [(each.verdict, each.what) for check in checks for each in await examine(check, known)]
+
+    (soon, expires), (open_, readable) = await found()
+    assert (soon, open_) == (Verdict.WARNING, Verdict.WARNING)
+    assert "expires soon" in expires
+    assert "can be read by others" in readable
+    ((wrong, why),) = await found(http_key_file=files.client_key)
+    assert wrong is Verdict.PROBLEM
+    assert "http_cert_file" in why
+    assert await found(http_address=None) == []

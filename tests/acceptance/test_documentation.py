@@ -5,34 +5,46 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr import errors, events, gateway_manager
-from spreadpilot_core.ibkr.deciding.states import State
-from spreadpilot_core.ibkr.snapshots import GatewaySnapshot
+from spreadpilot_core.ibkr import errors, gateway_manager
+from spreadpilot_core.ibkr.model import events
+from spreadpilot_core.ibkr.model.reasons import ReasonCode
+from spreadpilot_core.ibkr.model.reset_windows import DAILY
+from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
+from spreadpilot_core.ibkr.model.states import State
 from support.command import Command
 from support.documents import PAGES, ROOT, Page
 from support.home import Home
+from support.other_clients import clients_python
+
+__all__ = ["clients_python"]
 
 
-@pytest.fixture
-def page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
-    page = Page(request.param)
-    for name, value in page.environment.items():
-        monkeypatch.setenv(name, value)
-    yield page
-    asyncio.run(page.home.end())
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_can_be_followed_from_top_to_bottom(path: Path) -> None:
+    """A reader in one shell and a fresh home sees what the page shows, and nothing runs on afterwards."""
+    page = Page(path)
+    try:
+        page.follow()
+    finally:
+        page.close()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name, indirect=True)
-def test_every_block_that_can_run_runs(page: Page) -> None:
-    """What a reader copies from the documentation works, and prints what the page says."""
-    examples = list(page.examples())
-    for example in examples:
-        example.evaluate()
+def test_the_programs_for_scripts_run_with_ib_insync(clients_python: Path) -> None:
+    """What the page says of ib_async holds for ib_insync: script, calls without `async`, a thread."""
+    page = Page(ROOT / "docs/scripts.md", python=clients_python, replaced=("from ib_async", "from ib_insync"))
+    try:
+        page.follow()
+    finally:
+        page.close()
+
+
+def test_no_page_shows_marks_of_a_tool() -> None:
+    """Pages are read on GitHub too, which includes no files."""
+    assert [path.name for path in PAGES if "--8<--" in path.read_text()] == []
 
 
 def test_the_program_of_the_readme_is_the_documented_one() -> None:
@@ -60,8 +72,9 @@ def _first_column(page: str) -> set[str]:
 
 
 def test_every_state_and_field_is_explained() -> None:
-    """Whatever `status` can show is in the table of states or of fields, and nothing else is."""
-    assert _first_column("states.md") == {state.value for state in State} | set(GatewaySnapshot.model_fields)
+    """Whatever `status` can show is in the table of states, of fields or of reason codes; beside them stand the regions."""
+    shown = {each.value for each in (*State, *ReasonCode)} | set(GatewaySnapshot.model_fields)
+    assert _first_column("states.md") == shown | {"region", *DAILY}
 
 
 def test_every_error_is_explained() -> None:
@@ -115,3 +128,34 @@ def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     for page in Path(ROOT / "docs").glob("*.md"):
         assert f": {page.name}" in navigation
+
+
+def test_every_test_that_shows_security_is_there() -> None:
+    """The page says which test shows what; none of them is gone or renamed."""
+    named = set(re.findall(r"`(\w+/test_\w+\.py)`", (ROOT / "docs" / "security.md").read_text()))
+    assert len(named) > 20
+    assert [each for each in sorted(named) if not (ROOT / "tests" / each).is_file()] == []
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_newcomer_is_sent_to_is_there(page: str) -> None:
+    """What was moved or renamed is named by its new name."""
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", text))
+    assert len(named) > 20
+    places = (ROOT / "src/spreadpilot_core/ibkr", ROOT)
+    beside = (ROOT / "src/spreadpilot_core/ibkr/supervision/actions", ROOT / "tests/contract")
+    assert [each for each in sorted(named) if not any((place / each).exists() for place in (*places, *beside))] == [
+        *(["followers.py", "reader.py", "records.py", "runtime.py"] if page == "CONTRIBUTING.md" else [])
+    ]
+
+
+def test_the_map_of_the_package_names_every_part() -> None:
+    """A newcomer reads it first: no package or module of the root is missing, and none that is gone is named."""
+    package = ROOT / "src/spreadpilot_core/ibkr"
+    parts = {f"{each.name}/" for each in package.iterdir() if (each / "__init__.py").exists()}
+    parts |= {each.name for each in package.glob("*.py")} - {"__init__.py"}
+    below = {f"{each.name}/" for each in package.glob("*/*") if (each / "__init__.py").exists()}
+    named = set(re.findall(r"(?<![\w/])(\w+(?:/|\.py))", (package / "__init__.py").read_text().split('"""')[1]))
+    named -= {"docs/"}
+    assert named - below == parts

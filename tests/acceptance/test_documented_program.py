@@ -74,7 +74,7 @@ def check(report: dict[str, Any], library: str, home: Home) -> None:
 async def _containers(home: Home) -> list[str]:
     runtime = home.runtime()
     await runtime.open()
-    names = [each.name for each in await runtime.find()]
+    names = [each.name for each in await runtime.list()]
     await runtime.close()
     return names
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,18 +10,6 @@ from spreadpilot_core.ibkr.simulator.engine.files import read_address
 from support.command import Command
 from support.home import PASSWORD, Home
 from support.waiting import wait_until
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    place = Home()
-    yield place
-    asyncio.run(place.end())
-
-
-@pytest.fixture
-def command(home: Home) -> Command:
-    return Command(home)
 
 
 def _ready(command: Command) -> bool:
@@ -43,7 +30,7 @@ def test_the_lines_of_a_living_gateway(home: Home, command: Command) -> None:
         assert PASSWORD not in done.stdout
         assert command("logs", "alice", "--last", "2").stdout.splitlines() == lines[-2:]
         operations = (home.directory / "operations.jsonl").read_text()
-        assert "onlooker" not in operations
+        assert "reader" not in operations
 
 
 def test_following_ends_with_the_gateway(home: Home, command: Command) -> None:
@@ -111,7 +98,7 @@ def test_wrong_usage(command: Command, arguments: str) -> None:
     ("line", "expected"),
     [
         ("2026-11-24 IBC: Login has completed", "2026-11-24 IBC: Login has completed"),
-        ("\x1b[2Jgone\ttab", "�[2Jgone\ttab"),
+        ("\x1b[2Jgone\ttab", "\\u001b[2Jgone\ttab"),
         ("IBController > env IBC_PASSWORD=hunter2 x", "IBController > env IBC_PASSWORD=**********"),
         ("cycle aborted: unrecognized username or password", "cycle aborted: unrecognized username or password"),
     ],

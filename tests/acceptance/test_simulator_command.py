@@ -75,7 +75,7 @@ async def test_serves_until_it_is_told_to_end(number: signal.Signals) -> None:
 
 async def test_live_with_the_other_controllers_log() -> None:
     """A live login is approved by itself; the log goes to standard error as that controller writes it."""
-    async with running("--port", "0", "--live", "--dialect", "ibc", "--log", stdin=DEVNULL) as process:
+    async with running("--port", "0", "--live", "--controller", "ibc", "--log", stdin=DEVNULL) as process:
         await address_of(process)
         process.terminate()
         code, log = await end_of(process)
@@ -125,7 +125,7 @@ async def _is_answered(host: str, port: int) -> bool:
         (("--fault", "wrong_password"), 77),
         (("--fault", "log_off@0.1"), 0),
         (("--fault", 'kill={"exit_code": 9}@0.1'), 9),
-        (("--dialect", "ibc", "--fault", "crash=134"), 134),
+        (("--controller", "ibc", "--fault", "crash=134"), 134),
     ],
 )
 async def test_gateway_that_ends_by_itself(arguments: tuple[str, ...], code: int) -> None:
@@ -144,7 +144,7 @@ async def test_gateway_that_ends_by_itself(arguments: tuple[str, ...], code: int
         (("--port", "0", "--server-version", "12"), "12"),
         (("--port", "0", "--fault", "explode"), "there is no fault 'explode' here"),
         (("--port", "0", "--fault", "slow_start=soon"), "seconds of fault slow_start is 'soon', but must be a number"),
-        (("--port", "0", "--dialect", "tws"), "argument --dialect: invalid choice: 'tws'"),
+        (("--port", "0", "--controller", "tws"), "argument --controller: invalid choice: 'tws'"),
     ],
 )
 async def test_wrong_usage(arguments: tuple[str, ...], words: str) -> None:

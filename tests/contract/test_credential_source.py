@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.credentials.backoff import Pace, SharedBackoff
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.credentials.source import CredentialSource
-from spreadpilot_core.ibkr.credentials.vault import VaultAccess, VaultCredentials
+from spreadpilot_core.ibkr.credentials.sources.backoff import Pace, SharedBackoff
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
+from spreadpilot_core.ibkr.credentials.sources.source import CredentialSource
+from spreadpilot_core.ibkr.credentials.sources.vault.access import VaultAccess
+from spreadpilot_core.ibkr.credentials.sources.vault.source import VaultCredentials
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialStoreError, CredentialsUnavailableError
 from support.vault import BaoServer
 
@@ -103,7 +104,7 @@ def test_the_version_told_is_the_version_read(trial: Trial) -> None:
     trial.put("ibkr/f1", "edemo", PASSWORD)
     read = trial.source.read("ibkr/f1").version
     told = trial.source.version("ibkr/f1")
-    assert (told.version, told.dated) == (read.version, read.dated)
+    assert (told.version, told.written_at) == (read.version, read.written_at)
     assert trial.source.read("ibkr/f1").version.version == told.version
     assert told.shown
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.protocols import FollowerStore, TradingMode
+from spreadpilot_core.ibkr.model.followers import TradingMode
+from spreadpilot_core.ibkr.seams import FollowerStore
+from spreadpilot_core.ibkr.store.local.followers import LocalFollowers
 from support.mongo import mongo_database, mongo_server  # noqa: F401  # fixtures
 from support.stores import ADAPTERS, FollowersUnderTest, followers_under_test
 
@@ -43,7 +45,7 @@ async def test_empty_store_has_nobody(store: FollowerStore) -> None:
 
 
 async def test_records_are_read_with_every_field(under_test: FollowersUnderTest, store: FollowerStore) -> None:
-    """Each documented field arrives, other fields are left alone."""
+    """Each documented field arrives."""
     await under_test.put(
         [
             a_document(
@@ -51,9 +53,7 @@ async def test_records_are_read_with_every_field(under_test: FollowersUnderTest,
                 account="U1234567",
                 phone_owner="Anna",
                 region="europe",
-                gateway={"java_heap_mib": 1024, "vnc": True},
-                commission_pct=20.5,
-                email="anna@example.org",
+                gateway={"java_heap_mib": 1024, "vnc": True, "port": 4107},
             ),
             {"id": "bert", "ibkr_secret_ref": "old/bert", "enabled": True, "state": "DISABLED"},
             {"id": "cleo", "vault_secret_ref": "ibkr/cleo"},
@@ -64,6 +64,7 @@ async def test_records_are_read_with_every_field(under_test: FollowersUnderTest,
     assert (anna.is_wanted, anna.trading_mode, anna.account) == (True, TradingMode.LIVE, "U1234567")
     assert (anna.phone_owner, anna.region) == ("Anna", "europe")
     assert (anna.gateway.java_heap_mib, anna.gateway.vnc, anna.gateway.image) == (1024, True, None)
+    assert anna.gateway.port == 4107
     assert (bert.is_wanted, bert.vault_secret_ref) == (False, "old/bert")
     assert (cleo.is_wanted, cleo.trading_mode) == (False, TradingMode.PAPER)
 
@@ -74,6 +75,37 @@ async def test_broken_record_disturbs_nobody(under_test: FollowersUnderTest, sto
     roster = await store.load()
     assert list(roster.usable) == ["anna", "cleo"]
     assert roster.faulty["bert"].fault == 'trading_mode is \'LIVE\', but it must be "paper" or "live".'
+
+
+@pytest.mark.parametrize("length", [70_000, 1_200_000])  # a file of more than 16 MiB is refused whole
+async def test_text_without_end_fails_its_own_record(
+    under_test: FollowersUnderTest, store: FollowerStore, length: int
+) -> None:
+    """In whatever field, it is a fault of that record in one short sentence, and the others are read."""
+    long = "x" * length
+    await under_test.put(
+        [
+            a_document(),
+            a_document("ref", vault_secret_ref=long),
+            a_document("old_ref", ibkr_secret_ref=long, vault_secret_ref=None)
+            if not isinstance(store, LocalFollowers)
+            else a_document("old_ref", vault_secret_ref=long),
+            a_document("state", state=long),
+            a_document("account", account=long),
+            a_document("phone", phone_owner=long),
+            a_document("region", region=long),
+            a_document("mode", trading_mode=long),
+            a_document("image", gateway={"image": long}),
+            a_document("zone", gateway={"time_zone": long}),
+            a_document("option", gateway={long: True}),
+            a_document(long),
+        ]
+    )
+    roster = await store.load()
+    assert list(roster.usable) == ["anna"]
+    assert len(roster.faulty) == 11
+    assert all(len(each.fault) < 500 for each in roster.faulty.values())
+    assert all(len(name) <= 200 for name in roster.faulty)
 
 
 async def test_change_gives_a_hint(under_test: FollowersUnderTest, store: FollowerStore) -> None:
@@ -139,6 +171,16 @@ async def test_cancelled_reader_leaves_the_store_usable(under_test: FollowersUnd
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert list((await store.load()).usable) == ["anna"]
+
+
+async def test_an_enabled_that_is_missing_is_told_from_one_that_is_false(
+    under_test: FollowersUnderTest, store: FollowerStore
+) -> None:
+    """Both mean no gateway; only the explicit one takes a running gateway away."""
+    await under_test.put([a_document(enabled=False), {"id": "bert", "vault_secret_ref": "ibkr/bert"}])
+    anna, bert = (await store.load()).usable.values()
+    assert (anna.enabled, anna.says_enabled) == (False, True)
+    assert (bert.enabled, bert.says_enabled) == (False, False)
 
 
 BROKEN = [

@@ -61,9 +61,13 @@ async def main() -> None:
     trap = Trap(**moment) if moment else None
     manager = GatewayManager(**settings)
     await manager.start()
+    said = None
     while not (
         (gateways := manager.list_gateways()) and all(manager.is_healthy(each.follower_id) for each in gateways)
     ):
+        if (news := [(each.follower_id, each.state.value, each.reason) for each in gateways]) != said:
+            said = news
+            print(news, file=sys.stderr, flush=True)  # noqa: T201  # for whoever waits in vain
         await asyncio.sleep(0.02)
     print("ready", file=sys.stderr, flush=True)  # noqa: T201  # for whoever started it; its log is on standard output
     while command := (await asyncio.to_thread(sys.stdin.readline)).split():

@@ -14,25 +14,33 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from spreadpilot_core.ibkr.credentials.couriers import Couriers
-from spreadpilot_core.ibkr.protocols import FollowerId
+from spreadpilot_core.ibkr.credentials.broker import CourierBroker
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.gateways import DeliveryTarget
+from spreadpilot_core.ibkr.model.records import ContainerId
 from spreadpilot_core.ibkr.settings import Settings
 
 
-async def launch(couriers: Couriers, number: int, door: Mapping[str, str]) -> None:
+async def launch(couriers: CourierBroker, number: int, delivery_target: DeliveryTarget) -> None:
     """One follower's way: read, and deliver."""
-    dialect = "ibc" if number % 2 else "ibcontroller"
-    login = await couriers.read(f"ibkr/f{number}", dialect, follower_id=FollowerId(f"f{number}"))  # type: ignore[arg-type]
-    await couriers.deliver(login.ticket, door)
+    controller = "ibc" if number % 2 else "ibcontroller"
+    login = await couriers.read(f"ibkr/f{number}", controller, follower_id=FollowerId(f"f{number}"))  # type: ignore[arg-type]
+    await couriers.deliver(login.ticket, delivery_target)
+
+
+def target_of(told: Mapping[str, str]) -> DeliveryTarget:
+    """As its runtime gave it out."""
+    address = {name: value for name, value in told.items() if name not in ("kind", "container")}
+    return DeliveryTarget(told["kind"], ContainerId(told["container"]), address)
 
 
 async def main() -> None:
     """Launch in two bursts, wait until the couriers have gone, then until standard input ends."""
-    state_dir, address, doors, copy = sys.argv[1:]
-    couriers = Couriers.from_settings(Settings.read(state_dir=Path(state_dir), vault_addr=address))
-    every = list(enumerate(json.loads(doors)))
+    state_dir, address, delivery_targets, copy = sys.argv[1:]
+    couriers = CourierBroker.from_settings(Settings.read(state_dir=Path(state_dir), vault_addr=address))
+    every = [(number, target_of(told)) for number, told in enumerate(json.loads(delivery_targets))]
     for burst in (every[:10], every[10:]):
-        await asyncio.gather(*(launch(couriers, number, door) for number, door in burst))
+        await asyncio.gather(*(launch(couriers, number, delivery_target) for number, delivery_target in burst))
         while couriers._live:
             await asyncio.sleep(0.05)
     kept = copies(address) if copy else None

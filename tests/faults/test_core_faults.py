@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr import fleet, gateway_manager, presence
+from spreadpilot_core.ibkr import gateway_manager
 from spreadpilot_core.ibkr.deciding import decision, learning, logging_in
 from spreadpilot_core.ibkr.deciding.observation import PermitView
 from spreadpilot_core.ibkr.errors import (
@@ -23,24 +23,25 @@ from spreadpilot_core.ibkr.errors import (
     RuntimeUnavailableError,
     StoreUnavailableError,
 )
-from spreadpilot_core.ibkr.events import ClientStale, IbkrLinkRestored, StateChanged
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, State
-from spreadpilot_core.ibkr.house import House
-from spreadpilot_core.ibkr.ledger import Ledger
-from spreadpilot_core.ibkr.protocols import (
-    ContainerId,
-    Created,
-    Dialect,
-    FollowerId,
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.model.events import ClientStale, IbkrLinkRestored, StateChanged
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.gateways import (
+    Controller,
+    DeliveryTarget,
     Gateway,
     GatewaySpec,
-    Leases,
     Login,
-    LoginOutcome,
 )
-from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
-from spreadpilot_core.ibkr.store.local import LocalFollowers
-from spreadpilot_core.ibkr.supervisor import GatewaySupervisor
+from spreadpilot_core.ibkr.model.reasons import ReasonCode, Severity
+from spreadpilot_core.ibkr.model.records import ContainerId, LoginAttempt, LoginLimits, LoginOutcome
+from spreadpilot_core.ibkr.model.states import State
+from spreadpilot_core.ibkr.runtimes.simulated.runtime import SimulatedRuntime
+from spreadpilot_core.ibkr.store.local.followers import LocalFollowers
+from spreadpilot_core.ibkr.supervision import fleet, gateway_view
+from spreadpilot_core.ibkr.supervision.ledger import Ledger
+from spreadpilot_core.ibkr.supervision.services import Services
+from spreadpilot_core.ibkr.supervision.supervisor import GatewaySupervisor
 from support.home import PATIENCE, Home, eventually, seen
 from support.runtimes import host_of
 
@@ -72,10 +73,15 @@ async def running(home: Home, **settings: Any) -> AsyncIterator[GatewayManager]:
         await manager.stop()
 
 
-def house_of(manager: GatewayManager) -> House:
-    opened = manager._opened  # faults are planted between the manager and its adapters
-    assert opened is not None
-    return opened.house
+def services_of(manager: GatewayManager) -> Services:
+    wired = manager._wired  # faults are planted between the manager and its adapters
+    assert wired is not None
+    return wired.services
+
+
+async def failed_logins(services: Services) -> list[LoginAttempt]:
+    """Of anna's user: what counts against the budget."""
+    return [each for each in await services.ledger.full_logins("user-anna") if each.outcome and each.outcome.counts]
 
 
 def supervisor_of(manager: GatewayManager) -> GatewaySupervisor:
@@ -97,7 +103,7 @@ async def running_stopped(home: Home, **settings: Any) -> AsyncIterator[GatewayM
 async def all_settled(manager: GatewayManager) -> None:
     """Wait until every login's end is written down, which takes as long as the disk takes."""
     async with asyncio.timeout(PATIENCE):
-        while await house_of(manager).ledger.unsettled():
+        while await services_of(manager).ledger.unsettled():
             await asyncio.sleep(0.02)
 
 
@@ -126,8 +132,8 @@ async def test_a_refused_list_doesnt_end_the_watch(home: Home) -> None:
     await home.add(ANNA)
     async with running(home, full_comparison_interval=0.2) as manager:
         await state(manager, State.READY)
-        real = house_of(manager).runtime
-        find, asked = real.find, 0
+        real = services_of(manager).runtime
+        find, asked = real.list, 0
 
         async def refused_once() -> Any:
             nonlocal asked
@@ -137,7 +143,7 @@ async def test_a_refused_list_doesnt_end_the_watch(home: Home) -> None:
                 raise LaunchError(msg)
             return await find()
 
-        real.find = refused_once  # type: ignore[method-assign]
+        real.list = refused_once  # type: ignore[method-assign]
         await eventually(lambda: asked > 2)
         assert manager.is_healthy(ANNA)
 
@@ -152,11 +158,11 @@ async def test_a_login_left_open_is_settled_whatever_is_read_first(
     await manager.start()
     for each in (ANNA, BEN):
         await state(manager, State.READY, each)
-    ledger = house_of(manager).ledger
+    ledger = services_of(manager).ledger
     await manager.stop_gateway(ANNA)
     for each in (ANNA, BEN):
         attempt = ledger.new_attempt(each, user=f"user-{each}", secret_version="1", by_operator=False)
-        assert await ledger.reserve(attempt, 3) is None
+        assert await ledger.reserve(attempt, LoginLimits(counted=3)) is None
     await manager.detach()
     slow, method = (Ledger, "open") if first == "followers" else (LocalFollowers, "load")
     original = getattr(slow, method)
@@ -188,7 +194,7 @@ async def test_an_adopted_login_that_waits_for_a_phone_keeps_others_from_asking_
     first = next(each.follower_id for each in manager.list_gateways() if each.state is State.AWAITING_2FA)
     other = BEN if first == ANNA else ANNA
     await state(manager, State.QUEUED, other)
-    await manager.detach()
+    await manager.detach(wait=0)
 
     async with running(home) as manager:
         await state(manager, State.AWAITING_2FA, first)
@@ -199,7 +205,7 @@ async def test_an_adopted_login_that_waits_for_a_phone_keeps_others_from_asking_
 async def test_a_stop_during_a_launch_is_remembered(home: Home) -> None:
     """An operator's stop that comes while the container is being created stays, also over a restart of the manager."""
     async with running_stopped(home) as manager:
-        gate = Gate(house_of(manager).runtime, "create")
+        gate = Gate(services_of(manager).runtime, "_create")
         launching = asyncio.create_task(manager.launch_gateway(ANNA))
         await gate.reached.wait()
         stopping = asyncio.create_task(manager.stop_gateway(ANNA))
@@ -217,26 +223,26 @@ async def test_a_stop_during_a_launch_is_remembered(home: Home) -> None:
 async def test_a_start_whose_answer_was_lost_is_the_login_that_was_reserved(home: Home) -> None:
     """Found running by the next list, it is adopted with its open login, which succeeds: nothing is counted as a failure."""
     async with running_stopped(home) as manager:
-        house = house_of(manager)
-        start, inspect = house.runtime.start, house.runtime.inspect
+        services = services_of(manager)
+        start, inspect = services.runtime._start, services.runtime.inspect
 
         async def lost(container_id: ContainerId) -> Gateway:
             await start(container_id)
-            house.runtime.start, house.runtime.inspect = start, away  # type: ignore[method-assign]
+            services.runtime._start, services.runtime.inspect = start, away  # type: ignore[method-assign]
             msg = "The answer was lost."
             raise RuntimeUnavailableError(msg)
 
         async def away(_: ContainerId) -> Gateway | None:
-            house.runtime.inspect = inspect  # type: ignore[method-assign]
+            services.runtime.inspect = inspect  # type: ignore[method-assign]
             msg = "Nobody can be asked."
             raise RuntimeUnavailableError(msg)
 
-        house.runtime.start = lost  # type: ignore[method-assign]
+        services.runtime._start = lost  # type: ignore[method-assign]
         launching = asyncio.create_task(manager.launch_gateway(ANNA))
         await state(manager, State.READY)
         await launching
         await all_settled(manager)
-        assert list(await house.ledger.counted("user-anna")) == []
+        assert await failed_logins(services) == []
 
 
 async def test_a_paused_gateway_is_not_ready_and_no_reason_to_launch_another(
@@ -272,10 +278,10 @@ async def test_a_log_that_does_not_end_hides_no_dead_gateway(
     home: Home, runtime: SimulatedRuntime, monkeypatch: pytest.MonkeyPatch, hanging: int
 ) -> None:
     """A stream that hangs is read again, and the gateway is replaced in any case."""
-    monkeypatch.setattr(presence, "LOG_ENDS_WITHIN", 0.2)
+    monkeypatch.setattr(gateway_view, "LOG_ENDS_WITHIN", 0.2)
     async with running_stopped(home) as manager:
-        house = house_of(manager)
-        read, readings = house.runtime.log, 0
+        services = services_of(manager)
+        read, readings = services.runtime.log, 0
 
         async def hangs(gateway: Gateway) -> AsyncIterator[str]:
             nonlocal readings
@@ -286,15 +292,15 @@ async def test_a_log_that_does_not_end_hides_no_dead_gateway(
             if hang:
                 await asyncio.Event().wait()
 
-        house.runtime.log = hangs  # type: ignore[method-assign]
+        services.runtime.log = hangs  # type: ignore[method-assign]
         await manager.launch_gateway(ANNA)
         await state(manager, State.READY)
-        first = supervisor_of(manager).presence.gateway
+        first = supervisor_of(manager).facts.gateway_view.gateway
         assert first is not None
         await runtime.kill(ANNA)
 
         def is_replaced() -> bool:
-            there = supervisor_of(manager).presence.gateway
+            there = supervisor_of(manager).facts.gateway_view.gateway
             return there is not None and there.container_id != first.container_id
 
         await eventually(is_replaced, lambda: seen(manager, ANNA))
@@ -304,40 +310,40 @@ async def test_a_log_that_does_not_end_hides_no_dead_gateway(
 async def test_a_login_whose_end_the_log_never_tells_is_proven_by_its_api(home: Home) -> None:
     """Lines lost on their way, or worded as no table knows: the same container becomes ready, and its login counts as good."""
     async with running_stopped(home, max_startup_time=4.0) as manager:
-        house = house_of(manager)
-        read = house.runtime.log
+        services = services_of(manager)
+        read = services.runtime.log
 
         async def cut(gateway: Gateway) -> AsyncIterator[str]:
             async for line in read(gateway):
                 if "login completed" not in line.lower() and "-> " not in line:
                     yield line
 
-        house.runtime.log = cut  # type: ignore[method-assign]
+        services.runtime.log = cut  # type: ignore[method-assign]
         await manager.launch_gateway(ANNA)
-        first = supervisor_of(manager).presence.gateway
+        first = supervisor_of(manager).facts.gateway_view.gateway
         await state(manager, State.READY)
-        there = supervisor_of(manager).presence.gateway
+        there = supervisor_of(manager).facts.gateway_view.gateway
         assert first is not None
         assert there is not None
         assert there.container_id == first.container_id
         await all_settled(manager)
-        assert list(await house.ledger.counted("user-anna")) == []
+        assert await failed_logins(services) == []
 
 
 async def test_a_list_that_is_older_than_a_launch_says_nothing_about_it(home: Home) -> None:
     """A launch that begins and ends while the runtime still writes its list isn't taken for gone."""
     async with running_stopped(home, full_comparison_interval=0.1) as manager:
-        house = house_of(manager)
-        find, listed, answer = house.runtime.find, asyncio.Event(), asyncio.Event()
+        services = services_of(manager)
+        find, listed, answer = services.runtime.list, asyncio.Event(), asyncio.Event()
 
         async def slow() -> Sequence[Gateway]:
-            house.runtime.find = find  # type: ignore[method-assign]
+            services.runtime.list = find  # type: ignore[method-assign]
             found = await find()
             listed.set()
             await answer.wait()
             return found
 
-        house.runtime.find = slow  # type: ignore[method-assign]
+        services.runtime.list = slow  # type: ignore[method-assign]
         await listed.wait()
         await manager.launch_gateway(ANNA)
         heard: list[State] = []
@@ -352,8 +358,8 @@ async def test_a_list_that_is_older_than_a_launch_says_nothing_about_it(home: Ho
 async def test_a_launch_that_ends_in_doubt_while_the_runtime_is_away_is_cleared_up_at_its_return(home: Home) -> None:
     """The list that then comes is newer than the launch: nobody waits for the next regular one."""
     async with running_stopped(home) as manager:
-        house = house_of(manager)
-        find, create = house.runtime.find, Gate(house.runtime, "create")
+        services = services_of(manager)
+        find, create = services.runtime.list, Gate(services.runtime, "_create")
         launching = asyncio.create_task(manager.launch_gateway(ANNA))
         await create.reached.wait()
         away = RuntimeUnavailableError("It is away.")
@@ -363,42 +369,42 @@ async def test_a_launch_that_ends_in_doubt_while_the_runtime_is_away_is_cleared_
             asked.set()
             raise away
 
-        create._inner = house.runtime.find = unanswered  # type: ignore[method-assign]
+        create._inner = services.runtime.list = unanswered  # type: ignore[method-assign]
         supervisor_of(manager)._relist()
         await asked.wait()  # the runtime's absence is known, and the launch under way
         create.opened.set()
         with pytest.raises(LaunchError):
             await launching
-        house.runtime.find = find  # type: ignore[method-assign]
+        services.runtime.list = find  # type: ignore[method-assign]
         await state(manager, State.READY)
 
 
 async def test_a_login_that_an_operator_took_is_taken_once(home: Home) -> None:
     """A start that failed after the login was marked spends the operator's leave: what follows keeps every rule again."""
     async with running_stopped(home) as manager:
-        house = house_of(manager)
-        start = house.runtime.start
+        services = services_of(manager)
+        start = services.runtime._start
 
         async def lost(container_id: ContainerId) -> Gateway:
-            house.runtime.start = start  # type: ignore[method-assign]
-            await house.runtime.remove(container_id, grace=0)
+            services.runtime._start = start  # type: ignore[method-assign]
+            await services.runtime.remove(container_id, grace=0)
             msg = "It was removed by somebody else."
             raise LaunchError(msg)
 
-        house.runtime.start = lost  # type: ignore[method-assign]
+        services.runtime._start = lost  # type: ignore[method-assign]
         with pytest.raises(LaunchError, match="somebody else"):
             await manager.launch_gateway(ANNA, retry_login=True)
 
-        assert [each.by_operator for each in await house.ledger.counted("user-anna")] == [True]
-        assert not supervisor_of(manager).requests.operator_login
-        assert house.ports.held() == {}
+        assert [each.by_operator for each in await failed_logins(services)] == [True]
+        assert not supervisor_of(manager).facts.requests.operator_login
+        assert services.runtime.ports.held() == {}
 
 
 async def test_a_log_that_can_not_be_read_holds_up_no_replacement(
     home: Home, runtime: SimulatedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine that refuses its logs (some drivers can't read them): proven by the API alone, and replaced when it ends."""
-    monkeypatch.setattr(presence, "LOG_AGAIN", 0.05)
+    monkeypatch.setattr(gateway_view, "LOG_AGAIN", 0.05)
     monkeypatch.setattr(logging_in, "LOG_SILENCE", timedelta(seconds=0.2))  # long before the API is open
     await home.add(ANNA)
     manager = home.manager()
@@ -412,11 +418,11 @@ async def test_a_log_that_can_not_be_read_holds_up_no_replacement(
     await manager.start()
     try:
         await state(manager, State.READY)
-        (first,) = await runtime.find()
+        (first,) = await runtime.list()
         await runtime.kill(ANNA)
         await eventually(lambda: not manager.is_healthy(ANNA))
         await state(manager, State.READY)
-        (second,) = await runtime.find()
+        (second,) = await runtime.list()
         assert first.container_id != second.container_id
     finally:
         await manager.stop()
@@ -425,22 +431,22 @@ async def test_a_log_that_can_not_be_read_holds_up_no_replacement(
 async def test_a_launch_that_fails_as_nobody_foresaw_gives_its_login_back(home: Home) -> None:
     """A mistake of ours in the middle of a launch leaves no container, no port, and no login that shuts its user out."""
     async with running_stopped(home) as manager:
-        house = house_of(manager)
-        create = house.runtime.create
+        services = services_of(manager)
+        create = services.runtime._create
 
-        async def wrong(spec: GatewaySpec, leases: Leases) -> Created:
-            house.runtime.create = create  # type: ignore[method-assign]
-            await create(spec, leases)
+        async def wrong(spec: GatewaySpec, client_id: int, port: int) -> DeliveryTarget:
+            services.runtime._create = create  # type: ignore[method-assign]
+            await create(spec, client_id, port)
             raise KeyError("Id")
 
-        house.runtime.create = wrong  # type: ignore[method-assign]
+        services.runtime._create = wrong  # type: ignore[method-assign]
         with pytest.raises(LaunchError, match="nobody foresaw"):
             await manager.launch_gateway(ANNA)
         await all_settled(manager)
         async with asyncio.timeout(PATIENCE):
-            while await house.runtime.find():
+            while await services.runtime.list():
                 await asyncio.sleep(0.02)
-        await eventually(lambda: house.ports.held() == {})
+        await eventually(lambda: services.runtime.ports.held() == {})
         await manager.launch_gateway(ANNA)
         await state(manager, State.READY)
 
@@ -448,19 +454,19 @@ async def test_a_launch_that_fails_as_nobody_foresaw_gives_its_login_back(home: 
 async def test_a_door_that_takes_no_password_is_tried_a_few_times_and_then_with_pauses(home: Home) -> None:
     """Each try costs a container and a reservation: no endless quick succession of them, and none counts as a login."""
     async with running_stopped(home) as manager:
-        house, tries = house_of(manager), 0
+        services, tries = services_of(manager), 0
 
-        async def expired(ticket: str, door: Mapping[str, str]) -> None:
+        async def expired(ticket: str, delivery_target: DeliveryTarget) -> None:
             nonlocal tries
             tries += 1
-            raise DeliveryExpiredError(f"{ticket} for {door['kind']} has expired.")
+            raise DeliveryExpiredError(f"{ticket} for {delivery_target.kind} has expired.")
 
-        house.desk.deliver = expired  # type: ignore[method-assign]
+        services.broker.deliver = expired  # type: ignore[method-assign]
         with pytest.raises(DeliveryExpiredError):
             await manager.launch_gateway(ANNA)
         await state(manager, State.BACKING_OFF)
-        assert tries == 3
-        assert list(await house.ledger.counted("user-anna")) == []
+        assert tries == 3 * 2  # the secret is read again once for each container
+        assert await failed_logins(services) == []
 
 
 async def test_a_launch_that_the_runtime_took_with_it_is_tried_again_soon(
@@ -469,19 +475,19 @@ async def test_a_launch_that_the_runtime_took_with_it_is_tried_again_soon(
     """What failed because the runtime went away in its middle waits for the runtime, not as long as a wrong image would."""
     monkeypatch.setattr(learning, "LAUNCH_RETRY", (600.0, 600.0))
     async with running_stopped(home) as manager:
-        house = house_of(manager)
-        deliver, remove = house.desk.deliver, house.runtime.remove
+        services = services_of(manager)
+        deliver, remove = services.broker.deliver, services.runtime.remove
 
         async def cut(*_: Any) -> None:
-            house.desk.deliver = deliver  # type: ignore[method-assign]
-            house.runtime.remove = away  # type: ignore[method-assign]
+            services.broker.deliver = deliver  # type: ignore[method-assign]
+            services.runtime.remove = away  # type: ignore[method-assign]
             raise DeliveryError("The container could not be given its password: No such file or directory.")
 
         async def away(*_: Any, **__: Any) -> None:
-            house.runtime.remove = remove  # type: ignore[method-assign]
+            services.runtime.remove = remove  # type: ignore[method-assign]
             raise RuntimeUnavailableError("It is away.")
 
-        house.desk.deliver = cut  # type: ignore[method-assign]
+        services.broker.deliver = cut  # type: ignore[method-assign]
         with contextlib.suppress(GatewayManagerError):
             await manager.launch_gateway(ANNA)
         await state(manager, State.READY)
@@ -492,16 +498,16 @@ async def test_a_version_seen_long_ago_is_no_reason_to_read_the_secret_again_and
 ) -> None:
     """A rejected secret that was read after its version was last asked for is read once, not in quick succession."""
     async with running_stopped(home, secret_poll_interval=3600.0) as manager:
-        supervisor_of(manager).newest_version = "the version before"
-        house, reads = house_of(manager), 0
-        read = house.desk.read
+        supervisor_of(manager).facts.secret.newest_version = "the version before"
+        services, reads = services_of(manager), 0
+        read = services.broker.read
 
-        async def counted(ref: str, dialect: Dialect, *, follower_id: FollowerId) -> Login:
+        async def counted(ref: str, controller: Controller, *, follower_id: FollowerId) -> Login:
             nonlocal reads
             reads += 1
-            return await read(ref, dialect, follower_id=follower_id)
+            return await read(ref, controller, follower_id=follower_id)
 
-        house.desk.read = counted  # type: ignore[method-assign]
+        services.broker.read = counted  # type: ignore[method-assign]
         await runtime.script(ANNA, [{"wrong_password": True}])
         await manager.launch_gateway(ANNA)
         await state(manager, State.NEEDS_HUMAN)
@@ -516,7 +522,7 @@ async def test_a_manager_that_stops_launches_nothing_more(home: Home) -> None:
     await manager.start()
     await state(manager, State.READY)
     await state(manager, State.READY, BEN)
-    gate = Gate(house_of(manager).runtime, "remove")
+    gate = Gate(services_of(manager).runtime, "remove")
     stopping = asyncio.create_task(manager.stop())
     await gate.reached.wait()
     asked = [asyncio.create_task(manager.launch_gateway(each)) for each in (ANNA, BEN)]
@@ -527,7 +533,7 @@ async def test_a_manager_that_stops_launches_nothing_more(home: Home) -> None:
     assert all(isinstance(each.exception(), GatewayManagerError) for each in asked)
     client = home.runtime()
     await client.open()
-    assert list(await client.find()) == []
+    assert list(await client.list()) == []
     await client.close()
 
 
@@ -538,7 +544,7 @@ async def test_a_stop_before_the_first_list_waits_for_it(home: Home, monkeypatch
     await before.start()
     await state(before, State.READY)
     await before.detach()
-    monkeypatch.setattr(gateway_manager, "FIRST_LOOK", 0.2)
+    monkeypatch.setattr(gateway_manager, "FIRST_LIST_WITHIN", 0.2)
     monkeypatch.setattr(fleet, "LISTED_WITHIN", 0.2)
     host = await asyncio.to_thread(host_of, home.directory)
     assert host is not None
@@ -558,7 +564,7 @@ async def test_a_stop_before_the_first_list_waits_for_it(home: Home, monkeypatch
     await stopping
     client = home.runtime()
     await client.open()
-    assert list(await client.find()) == []
+    assert list(await client.list()) == []
     await client.close()
 
 
@@ -568,8 +574,8 @@ async def test_nobody_waits_for_a_manager_that_has_ended(home: Home) -> None:
     manager = home.manager()
     await manager.start()
     await state(manager, State.READY)
-    house = house_of(manager)
-    removing, creating = Gate(house.runtime, "remove"), Gate(house.runtime, "create")
+    services = services_of(manager)
+    removing, creating = Gate(services.runtime, "remove"), Gate(services.runtime, "_create")
     calls = [asyncio.create_task(manager.stop_gateway(ANNA))]
     await removing.reached.wait()
     await manager.stop_gateway(BEN)
@@ -577,7 +583,7 @@ async def test_nobody_waits_for_a_manager_that_has_ended(home: Home) -> None:
     await creating.reached.wait()
     calls.append(asyncio.create_task(manager.get_client(BEN, timeout=3600.0)))
     await asyncio.sleep(0)
-    ending = asyncio.create_task(manager.detach())
+    ending = asyncio.create_task(manager.detach(wait=0))
     creating.opened.set()
     await ending
 
@@ -599,28 +605,31 @@ async def test_get_client_right_after_a_disconnect_waits_for_the_next_client(hom
         assert again is not client
 
 
-async def test_a_stop_that_a_launch_overtakes_returns_and_the_launch_wins(home: Home) -> None:
-    """The later word counts; neither call waits for ever or fails for the other's sake."""
+async def test_a_stop_that_a_launch_overtakes_says_so_and_the_launch_wins(home: Home) -> None:
+    """The later word counts; neither call waits for ever, and the stop does not say that it stopped what runs again."""
     await home.add(ANNA)
     async with running(home) as manager:
         await state(manager, State.READY)
         for _ in range(2):
-            gate = Gate(house_of(manager).runtime, "remove")
+            gate = Gate(services_of(manager).runtime, "remove")
             stopping = asyncio.create_task(manager.stop_gateway(ANNA))
             await gate.reached.wait()
             launching = asyncio.create_task(manager.launch_gateway(ANNA))
             await asyncio.sleep(0)
             gate.opened.set()
             async with asyncio.timeout(PATIENCE):
-                await asyncio.gather(stopping, launching)
+                stopped, launched = await asyncio.gather(stopping, launching, return_exceptions=True)
+            assert isinstance(stopped, GatewayManagerError)
+            assert "launched again" in str(stopped)
+            assert launched is None
             await state(manager, State.READY)
 
 
 async def test_a_launch_while_the_runtime_is_away_says_so_and_happens_later(home: Home) -> None:
     """It raises with the reason instead of waiting for the runtime; what was asked for stays wanted."""
     async with running_stopped(home, full_comparison_interval=0.1) as manager:
-        house = house_of(manager)
-        find = house.runtime.find
+        services = services_of(manager)
+        find = services.runtime.list
 
         async def away() -> Sequence[Gateway]:
             if is_away:
@@ -629,10 +638,12 @@ async def test_a_launch_while_the_runtime_is_away_says_so_and_happens_later(home
             return await find()
 
         is_away = True
-        house.runtime.find = away  # type: ignore[method-assign]
-        await eventually(lambda: supervisor_of(manager).runtime_fault is not None)
+        services.runtime.list = away  # type: ignore[method-assign]
+        await eventually(lambda: supervisor_of(manager).facts.runtime_fault is not None)
         with pytest.raises(LaunchError, match="can't be reached"):
             await manager.launch_gateway(ANNA)
+        told = manager.get_gateway(ANNA)
+        assert (told.reason_code, told.severity) == (ReasonCode.RUNTIME_UNAVAILABLE, Severity.WARNING)
         is_away = False
         await state(manager, State.READY)
 
@@ -640,17 +651,17 @@ async def test_a_launch_while_the_runtime_is_away_says_so_and_happens_later(home
 async def test_a_launch_whose_login_was_settled_meanwhile_starts_nothing(home: Home, runtime: SimulatedRuntime) -> None:
     """A manager held up through a takeover, whose reserved login the other one gave back, must not start it any more."""
     async with running_stopped(home) as manager:
-        gate = Gate(house_of(manager).runtime, "create")
+        gate = Gate(services_of(manager).runtime, "_create")
         launching = asyncio.create_task(manager.launch_gateway(ANNA))
         await gate.reached.wait()
-        store = house_of(manager).ledger._store
+        store = services_of(manager).ledger._store
         (reserved,) = await store.unsettled_logins()
         await store.settle_login(reserved.id, LoginOutcome.VOID, reserved.reserved_at)
         gate.opened.set()
         with pytest.raises(LaunchError, match="settled"):
             async with asyncio.timeout(PATIENCE):
                 await launching
-        assert list(await runtime.find()) == []
+        assert list(await runtime.list()) == []
         await manager.launch_gateway(ANNA)
         await state(manager, State.READY)
 
@@ -661,7 +672,7 @@ async def test_a_stop_returns_also_when_its_login_can_not_be_settled_now(home: H
     await runtime.script(ANNA, [{"login_hangs": True}])
     manager = home.manager()
     await manager.start()
-    store = house_of(manager).ledger._store
+    store = services_of(manager).ledger._store
     await eventually(lambda: seen(manager, ANNA).state is State.LOGGING_IN)
 
     async def away(*_: Any, **__: Any) -> None:
@@ -676,7 +687,7 @@ async def test_a_stop_returns_also_when_its_login_can_not_be_settled_now(home: H
     with pytest.raises(StoreUnavailableError):
         async with asyncio.timeout(PATIENCE):
             await manager.stop_gateway(ANNA)
-    assert list(await runtime.find()) == []
+    assert list(await runtime.list()) == []
     monkey.undo()
     await manager.stop()
 
@@ -752,15 +763,15 @@ async def test_a_start_that_is_cancelled_at_any_step_leaves_nothing_behind(home:
 
 async def test_who_waits_asks_again_by_itself_and_without_haste(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wake-up that was lost costs a look, not the turn; and waiting takes no more than that look now and then."""
-    monkeypatch.setattr(decision, "LOOK_AGAIN", 0.5)
+    monkeypatch.setattr(decision, "RECHECK_EVERY", 0.5)
     await home.add(ANNA, BEN)
     async with running(home, parallel_starts=1) as manager:
         await state(manager, State.READY)
         await state(manager, State.READY, BEN)
         for each in (ANNA, BEN):
             await manager.stop_gateway(each)
-        admission = house_of(manager).admission
-        gate = Gate(house_of(manager).runtime, "create")
+        admission = services_of(manager).admission
+        gate = Gate(services_of(manager).runtime, "_create")
         first = asyncio.create_task(manager.launch_gateway(ANNA))
         await gate.reached.wait()
         await manager.launch_gateway(BEN)
@@ -776,7 +787,7 @@ async def test_who_waits_asks_again_by_itself_and_without_haste(home: Home, monk
         await eventually(lambda: asked > 0)
         await asyncio.sleep(0.2)
         assert asked < 3
-        admission._waiting.clear()  # as if another had been woken instead
+        admission._places.waiting.clear()  # as if another had been woken instead
         gate.opened.set()
         await first
         await state(manager, State.READY, BEN)

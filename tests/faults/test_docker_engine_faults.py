@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from spreadpilot_core.ibkr.errors import RuntimeUnavailableError
-from spreadpilot_core.ibkr.protocols import RuntimeEvent, RuntimeEventKind, RuntimeState
+from spreadpilot_core.ibkr.model.gateways import GatewayPhase
+from spreadpilot_core.ibkr.model.records import ContainerId
 from support.docker_bench import (  # noqa: F401  # fixtures
     Bench,
     answers,
@@ -26,9 +27,9 @@ from support.docker_images import derived_image, simulator_image
 pytestmark = pytest.mark.real_part("docker")
 
 
-def gaps(seen: list[RuntimeEvent]) -> int:
+def gaps(seen: list[ContainerId | None]) -> int:
     """How often something may have been missed: at the start, at each break and at each return."""
-    return sum(event.kind is RuntimeEventKind.GAP for event in seen)
+    return seen.count(None)
 
 
 def own(bench: Bench) -> OwnEngine:
@@ -45,13 +46,13 @@ async def test_an_engine_that_is_stopped_ends_its_gateways(faulty_bench: Bench) 
         await until(lambda: any("-> READY" in line for line in lines), "the login")
         await asyncio.to_thread(own(faulty_bench).end)
         with pytest.raises(RuntimeUnavailableError, match="Docker Engine"):
-            await runtime.find()
+            await runtime.list()
         await until(lambda: gaps(seen) == 2, "the break")
         await asyncio.to_thread(own(faulty_bench).start)
         await until(lambda: gaps(seen) == 3, "the return")
         await asyncio.wait_for(done, 30)
-    found = await runtime.find()
-    assert [one.state for one in found] == [RuntimeState.EXITED]
+    found = await runtime.list()
+    assert [one.phase for one in found] == [GatewayPhase.EXITED]
     words = await runtime.remove(gateway.container_id, grace=5)
     assert words.exit_code == 0
     assert any("stopped: REQUESTED" in line for line in words.lines)
@@ -68,7 +69,7 @@ async def test_a_killed_engine_is_found_again(faulty_bench: Bench) -> None:
         await until(lambda: gaps(seen) == 3, "the return")
         found = await runtime.inspect(gateway.container_id)
     assert found is not None
-    assert found.state is RuntimeState.EXITED
+    assert found.phase is GatewayPhase.EXITED
     await runtime.remove(gateway.container_id, grace=5)
 
 
@@ -97,8 +98,8 @@ async def test_a_gateway_outlives_an_engine_with_live_restore(faulty_bench: Benc
             assert numbers == list(range(len(numbers))), word
     found = await runtime.inspect(gateway.container_id)
     assert found is not None
-    assert (found.state, found.started_at) == (RuntimeState.RUNNING, gateway.started_at)
-    await answers(gateway.leases.host_port)
+    assert (found.phase, found.started_at) == (GatewayPhase.RUNNING, gateway.started_at)
+    await answers(gateway.endpoint.port)
     await runtime.forget_secret(gateway.container_id)
     for one in (counter, gateway):
         await runtime.remove(one.container_id, grace=0)
@@ -115,21 +116,21 @@ async def test_an_engine_that_is_away_for_long(faulty_bench: Bench) -> None:
         await asyncio.to_thread(own(faulty_bench).end)
         for call in (
             runtime.open(),
-            runtime.find(),
+            runtime.list(),
             runtime.inspect(gateway.container_id),
             runtime.prepare(another),
-            runtime.start(gateway.container_id),
+            faulty_bench.launch(runtime, another),
             runtime.remove(gateway.container_id, grace=5),
             runtime.forget_secret(gateway.container_id),
         ):
             with pytest.raises(RuntimeUnavailableError, match="Docker Engine"):
                 await asyncio.wait_for(call, 10)
         assert gaps(seen) == 2
-        assert not await handshake(gateway.leases.host_port)
+        assert not await handshake(gateway.endpoint.port)
         await asyncio.wait_for(runtime.close(), 10)
     await asyncio.to_thread(own(faulty_bench).start)
     await runtime.open()
-    assert [one.container_id for one in await runtime.find()] == [gateway.container_id]
+    assert [one.container_id for one in await runtime.list()] == [gateway.container_id]
     await runtime.remove(gateway.container_id, grace=5)
     await faulty_bench.ready(runtime, another)
 
@@ -141,7 +142,7 @@ async def test_a_container_that_waited_for_its_secret_is_removed(faulty_bench: B
     created = await faulty_bench.create(runtime, spec)
     await asyncio.to_thread(own(faulty_bench).end, signal.SIGKILL)
     await asyncio.to_thread(own(faulty_bench).start)
-    found = await runtime.find()
-    assert [(one.container_id, one.state) for one in found] == [(created.container_id, RuntimeState.CREATED)]
+    found = await runtime.list()
+    assert [(one.container_id, one.phase) for one in found] == [(created.container_id, GatewayPhase.AWAITING_SECRET)]
     assert (await runtime.remove(created.container_id, grace=5)).exit_code is None
     await faulty_bench.ready(runtime, spec)

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from spreadpilot_core.ibkr import actions
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus, State
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.model.states import GatewayStatus, State
+from spreadpilot_core.ibkr.supervision.actions import connect
 from support.docker_bench import (  # noqa: F401  # fixtures
     DEADLINE,
     Bench,
@@ -49,7 +50,7 @@ while True:
 
 
 @dataclass
-class Watched:
+class ManagerUnderTest:
     """A manager with two gateways on Docker, and all that it says."""
 
     home: DockerHome
@@ -95,12 +96,12 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def watched(bench: Bench, **settings: object) -> AsyncIterator[Watched]:
+async def watched(bench: Bench, **settings: object) -> AsyncIterator[ManagerUnderTest]:
     """Both gateways are ready; in the end nothing of them may be left."""
     home = DockerHome(bench, **settings)
     await home.add_on("ibc", VICTIM)
     await home.add_on("ibcontroller", OTHER)
-    it = Watched(home, home.manager())
+    it = ManagerUnderTest(home, home.manager())
 
     async def listen() -> None:
         async for event in it.manager.events():
@@ -120,7 +121,7 @@ async def watched(bench: Bench, **settings: object) -> AsyncIterator[Watched]:
 
 
 @contextlib.asynccontextmanager
-async def replaced(bench: Bench, **settings: object) -> AsyncIterator[Watched]:
+async def replaced(bench: Bench, **settings: object) -> AsyncIterator[ManagerUnderTest]:
     """Whatever the block does to the victim: it gets another container, and the other follower keeps its own."""
     async with watched(bench, **settings) as it:
         before = it.home.lives()
@@ -164,13 +165,13 @@ async def test_a_gateway_that_the_kernel_kills_for_want_of_memory(bench: Bench) 
     async with replaced(bench) as it:
         await it.run_inside("python3", "-c", STARVE)
         await it.not_ready(VICTIM)
-        await it.says("code 137 (it was killed). It was killed for want of memory at 1024 MiB; java_heap_mib raises")
+        await it.says("code 137 (it was killed). It was OOM-killed at 1024 MiB; java_heap_mib raises")
 
 
 @pytest.fixture
 def short_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries to connect end after a second, so that what never answers is given up in a few."""
-    monkeypatch.setattr(actions, "CONNECT_TRY", 1.0)
+    monkeypatch.setattr(connect, "CONNECT_TRY", 1.0)
 
 
 @pytest.mark.usefixtures("short_tries")
@@ -184,7 +185,7 @@ async def test_a_frozen_gateway(bench: Bench) -> None:
         await it.says(f"did not answer a heartbeat within {UNANSWERED:g} s")
 
 
-async def time_until_not_running(it: Watched) -> float:
+async def time_until_not_running(it: ManagerUnderTest) -> float:
     """Wait until the victim is no longer RUNNING; gives the seconds for which this loop itself was held up."""
     held_up, loop = 0.1, asyncio.get_running_loop()
     deadline = loop.time() + DEADLINE

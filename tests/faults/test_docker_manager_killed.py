@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.protocols import LoginAttempt
-from spreadpilot_core.ibkr.store.local_records import FILE_NAME, LocalRecords
+from spreadpilot_core.ibkr.model.records import LoginAttempt
+from spreadpilot_core.ibkr.store.local.records import FILE_NAME, LocalRecords
 from support.docker_bench import (  # noqa: F401  # fixtures
     DEADLINE,
     Bench,
@@ -32,10 +32,10 @@ pytestmark = [pytest.mark.real_part("docker"), pytest.mark.timeout(600)]
 PROGRAM = Path(__file__).with_name("manager_that_dies.py")
 VICTIM, OTHER = "alice", "bob"
 _IBKR = "spreadpilot_core.ibkr"
-ENGINE = f"{_IBKR}.runtimes.docker_engine:Engine"
-RUNTIME = f"{_IBKR}.runtimes.docker:DockerRuntime"
-COURIERS = f"{_IBKR}.credentials.couriers:Couriers"
-LEDGER = f"{_IBKR}.ledger:Ledger"
+ENGINE = f"{_IBKR}.runtimes.docker.engine:Engine"
+RUNTIME = f"{_IBKR}.runtimes.docker.runtime:DockerRuntime"
+BROKER = f"{_IBKR}.credentials.broker:CourierBroker"
+LEDGER = f"{_IBKR}.supervision.ledger:Ledger"
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,24 @@ class Moment:
 
 STARTING = [
     Moment("the engine is reached, nothing is listed", f"{RUNTIME}.open", "after", command=None),
-    Moment("what runs is listed, nothing is adopted", f"{RUNTIME}.find", "after", command=None),
-    Moment("adopted, and not connected", f"{_IBKR}.connections:Connector.connect", "before", command=None),
+    Moment("what runs is listed, nothing is adopted", f"{RUNTIME}.list", "after", command=None),
+    Moment("adopted, and not connected", f"{_IBKR}.api_client.connector:Connector.connect", "before", command=None),
 ]
 CREATING = [
-    Moment("the secret is read", f"{COURIERS}.read", "after"),
+    Moment("the secret is read", f"{BROKER}.read", "after"),
     Moment("the login is reserved, nothing is created", f"{LEDGER}.reserve", "after"),
     Moment("whether there is a settings volume is known, nothing is created", f"{ENGINE}.inspect_volume", "after"),
     Moment("the engine is creating the container", f"{ENGINE}.create_container", "into", 0.01),
     Moment("created, its settings directory not its own yet", f"{ENGINE}.create_container", "after"),
-    Moment("created, and waits for its secret", f"{RUNTIME}.create", "after"),
+    Moment("created, and waits for its secret", f"{RUNTIME}._create", "after"),
 ]
 LOGGING_IN = [
-    Moment("the secret is on its way", f"{COURIERS}.deliver", "into", 0.005),
-    Moment("the secret is inside, the login not marked as started", f"{COURIERS}.deliver", "after"),
+    Moment("the secret is on its way", f"{BROKER}.deliver", "into", 0.005),
+    Moment("the secret is inside, the login not marked as started", f"{BROKER}.deliver", "after"),
     Moment("marked as started, and not started", f"{LEDGER}.mark_started", "after"),
     Moment("the engine is starting it", f"{ENGINE}.start_container", "into", 0.03),
     Moment("started, and nobody was told", f"{ENGINE}.start_container", "after"),
-    Moment("the login is under way", f"{_IBKR}.presence:Presence._follow_log", "into", 0.15),
+    Moment("the login is under way", f"{_IBKR}.supervision.gateway_view:GatewayView._follow_log", "into", 0.15),
     Moment("logged in, its secret still inside", f"{RUNTIME}.forget_secret", "before"),
 ]
 STOPPING = [
@@ -117,12 +117,13 @@ class Life:
         """Wait until all its gateways are ready."""
         assert self._process.stderr is not None
         said = []
-        async with asyncio.timeout(DEADLINE):
-            while line := await self._process.stderr.readline():
-                if line == b"ready\n":
-                    return
-                said.append(line.decode())
-        raise AssertionError(f"it died on its way: {''.join(said)}")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DEADLINE):
+                while line := await self._process.stderr.readline():
+                    if line == b"ready\n":
+                        return
+                    said.append(line.decode())
+        raise AssertionError(f"it died on its way, or never got ready: {''.join(said)}")
 
     def tell(self, command: str) -> None:
         """Give it a command."""
@@ -191,7 +192,7 @@ async def logins_that_count(home: DockerHome) -> list[Sequence[LoginAttempt]]:
     records = LocalRecords(home.directory / FILE_NAME)
     await records.open()
     day = datetime.now(UTC) - timedelta(days=1)
-    counted = [await records.counted_logins(f"user-{each}", day) for each in (VICTIM, OTHER)]
+    counted = [await records.full_logins(f"user-{each}", day) for each in (VICTIM, OTHER)]
     open_logins = await records.unsettled_logins()
     await records.close()
     return [*counted, open_logins]

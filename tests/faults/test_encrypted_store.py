@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.credentials import files, keys
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.credentials.keys import Passphrase
+from spreadpilot_core.ibkr.credentials.sources.encrypted import keys
+from spreadpilot_core.ibkr.credentials.sources.encrypted.keys import Passphrase
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
 from spreadpilot_core.ibkr.errors import CredentialStoreError, CredentialsUnavailableError
+from spreadpilot_core.ibkr.system import whole_files
 
 SLOW_DISK = 240.0
 """Seconds for sixty writes: a busy disk may take more than one for each."""
@@ -107,8 +108,8 @@ def test_two_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     """Four processes that each store ten logins, and remove some, leave exactly what they should."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from spreadpilot_core.ibkr.credentials import encrypted\n"
-        "from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials\n"
+        "from spreadpilot_core.ibkr.credentials.sources.encrypted import source as encrypted\n"
+        "from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials\n"
         f"encrypted._LOCK_PATIENCE = {SLOW_DISK}\n"  # each of three others may hold it for as long as the disk takes
         "store = EncryptedCredentials.at(Path(sys.argv[1]))\n"
         "for number in range(10):\n"
@@ -126,7 +127,7 @@ def test_a_writer_killed_at_any_moment_loses_nothing(tmp_path: Path) -> None:
     """SIGKILL in the middle of steady writing leaves a store that opens, with everything that was acknowledged."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials\n"
+        "from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials\n"
         "store = EncryptedCredentials.at(Path(sys.argv[1]))\n"
         "for number in range(100000):\n"
         "    store.set(f'a{number % 7}', 'u', f'p{number}')\n"
@@ -238,7 +239,7 @@ def test_reads_go_on_while_the_key_changes(
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no reader sees it, and a busy disk takes minutes for them all
     program = (
         "import sys; from pathlib import Path\n"
-        "from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials\n"
+        "from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials\n"
         "print('ready', flush=True)\n"
         "while True:\n"
         "    assert EncryptedCredentials.at(Path(sys.argv[1])).read('ibkr/f1').password.endswith('1')\n"
@@ -274,5 +275,5 @@ def test_a_full_disk_leaves_the_old_store(
 def test_parts_of_a_crashed_write_are_swept(tmp_path: Path) -> None:
     """What a crash left beside a file goes with the next write of it."""
     (tmp_path / ".a.0011.part").write_text("half")
-    files.write_whole(tmp_path / "a", b"whole")
+    whole_files.write_whole(tmp_path / "a", b"whole")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

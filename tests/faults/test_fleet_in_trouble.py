@@ -25,12 +25,13 @@ from typing import Any
 import pytest
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError
-from spreadpilot_core.ibkr.protocols import FollowerId, Gateway, RuntimeState
-from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.gateways import Gateway, GatewayPhase
+from spreadpilot_core.ibkr.runtimes.simulated.runtime import SimulatedRuntime
 from spreadpilot_core.ibkr.service.client import ControlClient, RefusedByManagerError
 from spreadpilot_core.ibkr.simulator.engine.files import OPERATIONS
-from spreadpilot_core.ibkr.store.followers_file import add_follower, remove_follower, set_enabled
-from spreadpilot_core.ibkr.store.local_records import FILE_NAME as RECORDS
+from spreadpilot_core.ibkr.store.local.followers_file import add_follower, remove_follower, set_enabled
+from spreadpilot_core.ibkr.store.local.records import FILE_NAME as RECORDS
 from support.home import Home
 from support.runtimes import end_host
 from support.service import Service
@@ -280,10 +281,10 @@ async def test_after_minutes_of_trouble_exactly_what_is_wanted_runs(home: Home) 
         await _live_through(trouble, rng)
         await trouble.heal()
 
-        found = list(await runtime.find())
+        found = list(await runtime.list())
         _compare(trouble, found, await service.gateways(), home)
         assert await service.end(signal.SIGTERM) == 0
-        assert list(await runtime.find()) == []
+        assert list(await runtime.list()) == []
         _check_logins(home)
         assert service.faults() == []
     finally:
@@ -324,13 +325,13 @@ def _compare(trouble: Trouble, found: list[Gateway], seen: dict[str, dict[str, A
     wanted = sorted(follower for follower, wish in trouble.wishes.items() if wish.runs)
     assert sorted(each.follower_id for each in found) == wanted
     ports = range(home.settings["port_range_start"], home.settings["port_range_end"] + 1)
-    assert {each.state for each in found} <= {RuntimeState.RUNNING}
-    assert len({each.leases.host_port for each in found} & set(ports)) == len(found)
+    assert {each.phase for each in found} <= {GatewayPhase.RUNNING}
+    assert len({each.endpoint.port for each in found} & set(ports)) == len(found)
     assert len({seen[each.follower_id]["client_id"] for each in found}) == len(found)
     for each in found:
         snapshot = seen[each.follower_id]
         assert snapshot["container"] == each.name
-        assert snapshot["endpoint"] == f"127.0.0.1:{each.leases.host_port}"
+        assert snapshot["endpoint"] == f"127.0.0.1:{each.endpoint.port}"
 
 
 def _check_logins(home: Home) -> None:

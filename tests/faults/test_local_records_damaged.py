@@ -11,10 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.errors import StoreDamagedError, StoreUnavailableError
-from spreadpilot_core.ibkr.protocols import LoginOutcome
-from spreadpilot_core.ibkr.store.local import LocalRecords
-from support.stores import NOON, a_record, an_attempt
+from spreadpilot_core.ibkr.errors import LoginRefusedError, StoreDamagedError, StoreUnavailableError
+from spreadpilot_core.ibkr.model.reasons import ReasonCode
+from spreadpilot_core.ibkr.model.records import LoginOutcome
+from spreadpilot_core.ibkr.model.states import State
+from spreadpilot_core.ibkr.store.local.records import LocalRecords
+from spreadpilot_core.ibkr.store.outbox import Outbox
+from spreadpilot_core.ibkr.store.outboxed_records import OutboxedRecords
+from support.command import Command
+from support.home import Home, eventually, seen
+from support.stores import BUDGET, NOON, LocalRecordsUnderTest, a_record, an_attempt
+from support.waiting import until
 
 
 @pytest.fixture
@@ -54,10 +61,10 @@ async def test_damaged_file_is_named_with_its_cure(path: Path, spoiled: str) -> 
         with pytest.raises(StoreDamagedError) as raised:
             await store.open()
         assert f"{path} is damaged: " in str(raised.value)
-        assert "move the file aside and start again" in str(raised.value)
+        assert "move the file aside and start with `gateway-manager run --accept-lost-records`" in str(raised.value)
     path.unlink()
     await store.open()
-    assert dict(await store.load()) == {}
+    assert not await store.load()
     await store.close()
 
 
@@ -67,7 +74,7 @@ async def test_file_of_a_newer_version_is_left_alone(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version=99")
     store = LocalRecords(path)
-    with pytest.raises(StoreDamagedError, match=r"newer version of the gateway manager \(layout 99, known 1\)"):
+    with pytest.raises(StoreDamagedError, match=r"newer version of the gateway manager \(layout 99, known 2\)"):
         await store.open()
     await store.close()
 
@@ -79,10 +86,10 @@ async def test_locked_file_is_waited_for_a_bounded_time(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailableError, match=r"has been locked by another program for 0\.3 s"):
-            await store.reserve_login(an_attempt(), 3)
-        assert dict(await store.load()) == {}, "reading goes on"
+            await store.reserve_login(an_attempt(), BUDGET)
+        assert not await store.load(), "reading goes on"
         other.execute("ROLLBACK")
-    assert await store.reserve_login(an_attempt(), 3) is None
+    assert await store.reserve_login(an_attempt(), BUDGET) is None
     await store.close()
 
 
@@ -94,7 +101,7 @@ async def test_short_lock_is_waited_out(path: Path) -> None:
     other.execute("BEGIN IMMEDIATE")
     release = threading.Timer(0.3, lambda: other.execute("COMMIT"))
     release.start()
-    assert await store.reserve_login(an_attempt(), 3) is None
+    assert await store.reserve_login(an_attempt(), BUDGET) is None
     release.join()
     other.close()
     await store.close()
@@ -111,7 +118,7 @@ async def test_file_that_is_moved_away_keeps_nothing_silently(path: Path) -> Non
             await store.save(a_record(client_id=1))
     path.with_suffix(".old").rename(path)
     await store.open()
-    assert list((await store.load()).values()) == [a_record()]
+    assert list((await store.load()).usable.values()) == [a_record()]
     await store.close()
 
 
@@ -140,7 +147,7 @@ async def test_full_disk_is_told_and_passes(path: Path) -> None:
         await store.save(a_record("big", last_words="x" * 200_000))
     await store._file._in_thread(lambda: limit(10_000))
     await store.save(a_record("bert"))
-    assert list(await store.load()) == ["anna", "bert"]
+    assert list((await store.load()).usable) == ["anna", "bert"]
     await store.close()
 
 
@@ -164,6 +171,51 @@ async def test_close_waits_for_what_runs(path: Path) -> None:
     await store.close()
     await asyncio.gather(*writes)
     await store.open()
-    assert len(await store.load()) == 20
+    assert len((await store.load()).usable) == 20
     await store.close()
     assert [each.name for each in path.parent.iterdir()] == ["records.sqlite3"], "the log was merged into the file"
+
+
+async def test_one_damaged_record_keeps_its_own_follower_from_logging_in_and_nobody_else() -> None:
+    """The others are adopted; this one is named with the cure by status and doctor, and what is left of it stays."""
+    home = Home()
+    try:
+        await home.add("anna", "ben")
+        async with home.manager(on_exit="detach") as manager:
+            await eventually(lambda: manager.is_healthy("anna") and manager.is_healthy("ben"), manager.list_gateways)
+            container = seen(manager, "anna").container
+        under_test = LocalRecordsUnderTest(home.directory)
+        await under_test.damage_record("ben", "no time")
+        async with home.manager(on_exit="detach") as manager:
+            await eventually(lambda: manager.is_healthy("anna"), manager.list_gateways)
+            assert seen(manager, "anna").container == container
+            damaged = seen(manager, "ben")
+            assert (damaged.state, damaged.reason_code) == (State.NEEDS_HUMAN, ReasonCode.RECORD_DAMAGED)
+            assert "updated_at" in (damaged.reason or "")
+            for asked in (manager.launch_gateway("ben"), manager.launch_gateway("ben", retry_login=True)):
+                with pytest.raises(LoginRefusedError, match="is damaged"):
+                    await asked
+            with pytest.raises(StoreDamagedError, match="can't be remembered"):
+                await manager.stop_gateway("ben")
+        [row] = await asyncio.to_thread(under_test._run, "SELECT document FROM records WHERE follower_id = 'ben'")
+        assert '"yesterday"' in row[0]
+        doctor = await asyncio.to_thread(Command(home), "doctor")
+        assert "ben: The record of follower 'ben'" in doctor.stdout
+    finally:
+        await home.end()
+
+
+async def test_a_local_file_that_is_locked_is_an_absence_too(path: Path) -> None:
+    """Another program holds it for longer than anybody waits: writes are kept meanwhile, as for a server that is away."""
+    records = OutboxedRecords(LocalRecords(path, busy_wait=0.1), Outbox(path.with_name("outbox.sqlite3")))
+    await records.open()
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as holder:
+            await asyncio.to_thread(holder.execute, "BEGIN IMMEDIATE")
+            await records.save(a_record())
+            assert records.waiting == 1
+            await asyncio.to_thread(holder.execute, "ROLLBACK")
+        await until(lambda: not records.waiting)
+        assert list((await records.load()).usable) == ["anna"]
+    finally:
+        await records.close()

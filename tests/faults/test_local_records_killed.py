@@ -7,8 +7,8 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from spreadpilot_core.ibkr.protocols import LoginOutcome
-from spreadpilot_core.ibkr.store.local import LocalRecords
+from spreadpilot_core.ibkr.model.records import LoginOutcome
+from spreadpilot_core.ibkr.store.local.records import LocalRecords
 from support.store_writers import forked, reserve_many, write_for_ever
 from support.stores import NOON, LocalRecordsUnderTest, noon
 
@@ -30,8 +30,8 @@ async def test_killed_writer_loses_nothing_acknowledged(tmp_path: Path) -> None:
         history = await under_test.history()
         assert history == [f"Sentence {number}." for number in range(len(history))]
         assert len(history) in {acknowledged + 1, acknowledged + 2}
-        assert max(record.client_id or 0 for record in (await store.load()).values()) >= acknowledged
-        counted = {each.id for each in await store.counted_logins("anna01", NOON)}
+        assert max(record.client_id or 0 for record in (await store.load()).usable.values()) >= acknowledged
+        counted = {each.id for each in await store.full_logins("anna01", NOON)}
         assert counted >= {f"attempt-{number}" for number in range(acknowledged + 1)}
         await store.close()
     with closing(sqlite3.connect(under_test.path)) as connection:

@@ -17,11 +17,11 @@ from threading import Timer
 
 import pytest
 
-from spreadpilot_core.ibkr.store.followers_file import add_follower
-from support.doors import Doorway
+from spreadpilot_core.ibkr.store.local.followers_file import add_follower
 from support.memory import children, search, search_all
-from support.planted import FOREIGN, NEEDLES, core_of, found_in, found_in_files, password, standing
+from support.planted import FOREIGN, NEEDLES, core_of, found_in, found_in_files, leadership, password
 from support.ports import free_ports
+from support.stdin_delivery import Doorway
 from support.vault import BaoServer
 from support.waiting import wait_until
 
@@ -49,9 +49,9 @@ def manager(bao: BaoServer, directory: Path, *, copy: str = "") -> Iterator[tupl
     said = directory / "said"
     (directory / "cwd").mkdir()
     with Doorway(directory / "s", "docker") as doorway:
-        doors = json.dumps([doorway.door(f"c{number}") for number in range(FLEET)])
-        with standing(
-            PROGRAM, [str(directory / "state"), bao.address, doors, copy], bao, said, cwd=directory / "cwd"
+        delivery_targets = json.dumps([doorway.delivery_target(f"c{number}") for number in range(FLEET)])
+        with leadership(
+            PROGRAM, [str(directory / "state"), bao.address, delivery_targets, copy], bao, said, cwd=directory / "cwd"
         ) as pid:
             for number in range(FLEET):
                 assert doorway.wait_for(f"c{number}")
@@ -75,11 +75,12 @@ def settings_of(directory: Path, bao: BaoServer) -> dict[str, object]:
         "port_range_start": first,
         "port_range_end": first + FLEET - 1,
         "max_startup_time": 100.0,
+        "metrics_address": f"{free_ports(1)}",
     }
 
 
 def test_nothing_is_left_in_a_whole_manager(bao: BaoServer, tmp_path: Path) -> None:
-    """Twenty gateways RUNNING through Vault: manager, its living children but for the gateways' own, files, snapshots, log, spans.
+    """Twenty gateways RUNNING through Vault: manager, its living children but for the gateways' own, files, snapshots, log, spans, metrics.
 
     The simulated gateways live in one process that stands for their containers, and hold their passwords as those do.
     """
@@ -88,7 +89,7 @@ def test_nothing_is_left_in_a_whole_manager(bao: BaoServer, tmp_path: Path) -> N
         add_follower(directory / "followers.toml", f"f{number}", vault_secret_ref=f"ibkr/f{number}")
     arguments = [json.dumps(settings_of(directory, bao)), str(FLEET)]
     try:
-        with standing(FLEET_PROGRAM, arguments, bao, tmp_path / "said") as pid:
+        with leadership(FLEET_PROGRAM, arguments, bao, tmp_path / "said") as pid:
             wait_until(lambda: not children(pid, running="credentials.courier"))
             assert search_all(pid, NEEDLES, but="simulator.host") == set()
             assert_clean([tmp_path / "said", *directory.rglob("*")])
@@ -129,10 +130,10 @@ def test_the_courier_is_where_they_are(bao: BaoServer, tmp_path: Path) -> None:
     cwd.mkdir()
     program = (
         "import asyncio, sys\nfrom pathlib import Path\n"
-        "from spreadpilot_core.ibkr.credentials.couriers import Couriers\n"
+        "from spreadpilot_core.ibkr.credentials.broker import CourierBroker\n"
         "from spreadpilot_core.ibkr.settings import Settings\n"
         "async def main():\n"
-        "    couriers = Couriers.from_settings(Settings.read(state_dir=Path(sys.argv[1]), vault_addr=sys.argv[2]))\n"
+        "    couriers = CourierBroker.from_settings(Settings.read(state_dir=Path(sys.argv[1]), vault_addr=sys.argv[2]))\n"
         "    await couriers.read('ibkr/f0', 'ibc', follower_id='f0')\n"
         "    print('read', flush=True)\n"
         "    await asyncio.to_thread(sys.stdin.read)\n"

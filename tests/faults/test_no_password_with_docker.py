@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from spreadpilot_core.ibkr.service.client import ControlClient, NoManagerError
-from spreadpilot_core.ibkr.store.followers_file import add_follower
+from spreadpilot_core.ibkr.store.local.followers_file import add_follower
 from support.command import PROGRAM
 from support.docker_bench import own_engine_fixture  # noqa: F401  # a fixture
 from support.docker_engine import EngineUnderTest

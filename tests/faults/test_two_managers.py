@@ -3,62 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pymongo
 import pytest
 
-from spreadpilot_core.ibkr.audit import AuditTrail
-from spreadpilot_core.ibkr.protocols import FollowerId, Gateway
-from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from spreadpilot_core.ibkr.audit.trail import AuditTrail
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.gateways import Gateway
+from spreadpilot_core.ibkr.model.reasons import ReasonCode
+from spreadpilot_core.ibkr.model.records import Identities
+from spreadpilot_core.ibkr.runtimes.simulated.runtime import SimulatedRuntime
+from spreadpilot_core.ibkr.service.client import (
+    ControlClient,
+    NoManagerError,
+    RefusedByManagerError,
+)
+from spreadpilot_core.ibkr.simulator.engine.files import SCRIPTS
 from support.home import Home
+from support.manager_process import LEASE, WITHIN, Process, knows_its_place, newest
 from support.mongo import MongoServer, may_build
 from support.waiting import until
 
-TERM = 4.0
-"""Seconds; what a request to the engine or the database may be held up without costing a holder its term."""
-WITHIN = 60.0
-"""Seconds that a busy machine may take for what takes about a term."""
+T = TypeVar("T")
+
 FOLLOWERS = ["anna", "ben", "carl"]
 VICTIMS = [f"victim{number}" for number in range(10)]
 """Whose gateways are killed, one before each change of the holder, so that somebody has something to start."""
-RUN = """
-import asyncio, json, sys
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager
-
-async def main():
-    manager = GatewayManager(**json.loads(sys.argv[1]))
-
-    async def tell():
-        async for event in manager.events():
-            if event.name == "NoticeGiven":
-                print(event.at.timestamp(), event.sentence, flush=True)
-
-    telling = asyncio.create_task(tell())
-    await asyncio.sleep(0)
-    await manager.start()
-    said = None
-    while True:
-        gateways = manager.list_gateways()
-        now = "all ready" if gateways and all(each.status == "RUNNING" for each in gateways) else "not ready"
-        if now != said:
-            said = now
-            print(now, flush=True)
-        await asyncio.sleep(0.05)
-
-asyncio.run(main())
-"""
-
 pytestmark = [may_build]
 
 
@@ -66,75 +45,6 @@ pytestmark = [may_build]
 def server(tmp_path: Path) -> Iterator[MongoServer]:
     with MongoServer(tmp_path / "mongo") as running:
         yield running
-
-
-class Process:
-    """One manager in a process of its own."""
-
-    def __init__(self, name: str, home: Home, server: MongoServer, engine: Path) -> None:
-        self.name = name
-        self.settings: dict[str, Any] = {
-            **{key: str(value) if isinstance(value, Path) else value for key, value in home.settings.items()},
-            "state_dir": str(home.directory / name),
-            "runtime_url": f"simulated:{engine}",
-            "store_url": "mongodb:",
-            "mongo_uri": server.uri,
-            "credentials_key_file": str(home.directory / "credentials.key"),
-            "term": TERM,
-            "poll_interval": 0.5,
-        }
-        self._process: asyncio.subprocess.Process | None = None
-        self.lines: list[str] = []
-        self.pids: set[int] = set()
-        self.terms: dict[int, float] = {}
-        """The numbers of the terms that it began, and when."""
-
-    async def start(self) -> None:
-        """Start it, and collect what it says."""
-        self.lines = []
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            RUN,
-            json.dumps(self.settings),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        self.pids.add(self._process.pid)
-        self._listening = asyncio.create_task(self._listen(self._process))
-
-    async def _listen(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        async for line in process.stdout:
-            self.lines.append(line.decode().strip())
-            if began := re.match(r"([0-9.]+) It take.* term (\d+) and acts", self.lines[-1]):
-                self.terms[int(began[2])] = float(began[1])
-
-    async def says(self, words: str, *, within: float = WITHIN) -> None:
-        """Wait until its newest lines hold these words."""
-        async with asyncio.timeout(within):
-            while not any(words in line for line in self.lines):
-                await asyncio.sleep(0.02)
-
-    @property
-    def pid(self) -> int:
-        """Of the process that it runs in, or ran in last."""
-        assert self._process is not None
-        return self._process.pid
-
-    def send(self, number: signal.Signals) -> None:
-        """A real signal."""
-        assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
-
-    async def end(self) -> None:
-        """Kill it, whatever state it is in."""
-        if self._process is not None:
-            self.send(signal.SIGCONT)
-            self.send(signal.SIGKILL)
-            await self._process.wait()
-            await self._listening
 
 
 @pytest.fixture
@@ -161,18 +71,23 @@ async def pair(
         )
     runtime = SimulatedRuntime(engine, owner="ibgateway-follower", manager_id="test")
     await runtime.open()
-    two = Process("two", home, server, home.directory / other_engine)
-    return Process("one", home, server, engine), two, runtime
+    shared = {"store_url": "mongodb:", "mongo_uri": server.uri}
+    one = Process("one", home, runtime_url=f"simulated:{engine}", **shared)
+    return one, Process("two", home, runtime_url=f"simulated:{home.directory / other_engine}", **shared), runtime
 
 
 async def found(runtime: SimulatedRuntime) -> dict[str, Gateway]:
-    return {each.follower_id: each for each in await runtime.find()}
+    """What runs, for who knows the identity that both managers have from their database."""
+    for note in await asyncio.to_thread(lambda: list(runtime.directory.parent.glob("*/identity.json"))):
+        identities = json.loads(note.read_text())["mongodb:spreadpilot"]
+        runtime.identities = Identities(identities[0])
+    return {each.follower_id: each for each in await runtime.list()}
 
 
 async def test_ten_changes_of_the_holder_restart_nothing_and_nobody_acts_out_of_term(
     home: Home, server: MongoServer, record_property: Callable[[str, object], None]
 ) -> None:
-    """Killed and frozen in turn, each time with a gateway to start: the trail has no act of a manager out of its term."""
+    """Killed and frozen in turn, each time with a gateway to start: the trail has no act of a manager out of its lease."""
     one, two, runtime = await pair(home, server, *VICTIMS)
     took: list[float] = []
     try:
@@ -189,7 +104,7 @@ async def test_ten_changes_of_the_holder_restart_nothing_and_nobody_acts_out_of_
             asked = time.time()
             holder.send(signal.SIGKILL if number % 2 else signal.SIGSTOP)
             await until(lambda other=other, last=last: newest(other) > last, within=WITHIN)
-            took.append(other.terms[newest(other)] - asked)
+            took.append(other.leases[newest(other)] - asked)
             if number % 2:
                 await holder.end()
                 await holder.start()
@@ -202,32 +117,21 @@ async def test_ten_changes_of_the_holder_restart_nothing_and_nobody_acts_out_of_
         await two.end()
         await runtime.close()
     record_property("takeover_s", [round(each, 2) for each in took])
-    assert max(took) < TERM + WITHIN
+    assert max(took) < LEASE + WITHIN
     assert {each: after[FollowerId(each)] for each in FOLLOWERS} == {
         each: before[FollowerId(each)] for each in FOLLOWERS
     }
     assert out_of_term(acts, one, two) == []
 
 
-def knows_its_place(former: Process, other: Process) -> bool:
-    """Whether a former holder has said last that it stands by, or holds the term again."""
-    said = [line for line in former.lines if "stands by" in line or " and acts" in line]
-    return (bool(said) and "stands by" in said[-1]) or newest(former) > newest(other)
-
-
-def newest(manager: Process) -> int:
-    """The number of the newest term that it began."""
-    return max(manager.terms, default=0)
-
-
 def out_of_term(acts: list[dict[str, Any]], *managers: Process) -> list[dict[str, Any]]:
-    """What the engine did for one of them after the other's term had begun.
+    """What the engine did for one of them after the other's lease had begun.
 
     A request that a freeze held back between its last check and its way out may still come: the engine refuses it, since
     the other has removed the container or bears its name.
     """
-    terms = sorted((number, began, each.pids) for each in managers for number, began in each.terms.items())
-    ends = [began for _, began, _ in terms[1:]] + [float("inf")]
+    leases = sorted((number, began, each.pids) for each in managers for number, began in each.leases.items())
+    ends = [began for _, began, _ in leases[1:]] + [float("inf")]
     done = {each["number"] for each in acts if each["phase"] == "end" and each["result"] == "done"}
     begun = [each for each in acts if each["phase"] == "begin" and each["number"] in done]
     asked = [each for each in begun if each["operation"] in ("create", "start", "remove")]
@@ -236,7 +140,7 @@ def out_of_term(acts: list[dict[str, Any]], *managers: Process) -> list[dict[str
     def allowed(act: dict[str, Any]) -> bool:
         at, pid = datetime.fromisoformat(act["at"]).timestamp(), int(act["manager"].rpartition(":")[2])
         return any(
-            pid in pids and at < end for (_, began, pids), end in zip(terms, ends, strict=True) if at >= began - 1
+            pid in pids and at < end for (_, began, pids), end in zip(leases, ends, strict=True) if at >= began - 1
         )
 
     return [each for each in asked if not allowed(each)]
@@ -275,6 +179,21 @@ async def test_a_frozen_holder_does_nothing_after_its_term(home: Home, server: M
         await runtime.close()
 
 
+async def stand_by_with(manager: Process, code: ReasonCode) -> None:
+    """Wait until its control socket says of every gateway that this is why."""
+
+    def told() -> set[str] | None:
+        try:
+            with ControlClient(Path(manager.settings["state_dir"])) as client:
+                return {each["reason_code"] for each in client.gateways()}
+        except NoManagerError:  # it is starting
+            return None
+
+    async with asyncio.timeout(WITHIN):
+        while await asyncio.to_thread(told) != {code.value}:
+            await asyncio.sleep(0.1)
+
+
 async def test_another_engine_is_acted_on_only_with_an_operators_word(home: Home, server: MongoServer) -> None:
     """With another engine the second waits for ever, and says for whom; `take_over` lets it act, and the trail says who did."""
     one, two, runtime = await pair(home, server, other_engine="engine2")
@@ -286,12 +205,13 @@ async def test_another_engine_is_acted_on_only_with_an_operators_word(home: Home
         before = await found(runtime)
         await two.start()
         await two.says(
-            f"It stands by: {socket.gethostname()}:{home.directory / 'one'}, on another engine, holds the term"
+            f"It stands by: {socket.gethostname()}:{home.directory / 'one'}, on another engine, is the leader"
         )
+        await stand_by_with(two, ReasonCode.NOT_LEADER)
         await one.end()
         await two.says("start with `gateway-manager run --take-over`")
-        await asyncio.sleep(TERM)
-        assert (two.terms, await found(other)) == ({}, {})
+        await asyncio.sleep(LEASE)
+        assert (two.leases, await found(other)) == ({}, {})
         await two.end()
         assert await taken_over(home) == []
 
@@ -302,17 +222,131 @@ async def test_another_engine_is_acted_on_only_with_an_operators_word(home: Home
         assert set(await found(other)) == set(FOLLOWERS)
         assert await found(runtime) == before
         async with asyncio.timeout(WITHIN):
-            while not (lines := await taken_over(home)):
+            while len(lines := await taken_over(home)) < 1 + len(FOLLOWERS):
                 await asyncio.sleep(0.1)
     finally:
         await one.end()
         await two.end()
         await other.close()
         await runtime.close()
-    [line] = lines
-    assert line["who"].startswith("manager, ")
-    assert line["who"].endswith(f"process {acting}")
+    line = lines[0]
+    assert re.fullmatch(rf"manager, .* process {acting}", line["who"])
     assert f"takes over from {socket.gethostname()}:{home.directory / 'one'}, silent for" in line["detail"]
+
+
+async def test_gateways_that_a_detach_left_on_another_engine_are_nobodys_to_log_in(
+    home: Home, server: MongoServer
+) -> None:
+    """The standby takes the lease and acts, but for those users; a manager on their own engine adopts them at once."""
+    one, two, runtime = await pair(home, server, "dora", other_engine="engine2")
+    other = SimulatedRuntime(home.directory / "engine2", owner="ibgateway-follower", manager_id="test")
+    await other.open()
+    try:
+        await enable(server, "dora", enabled=False)
+        await one.start()
+        await one.shows(dict.fromkeys(FOLLOWERS, "ready"))
+        before = await found(runtime)
+        await two.start()
+        await two.says("stands by")
+        assert await one.detach() == []
+        await two.says("and acts")
+        await enable(server, "dora", enabled=True)
+        await two.shows({"dora": "ready", **dict.fromkeys(FOLLOWERS, "needs_human")})
+        await refuses_what_was_left(two, before[FollowerId("anna")])
+        assert set(await found(other)) == {"dora"}
+        assert await found(runtime) == before
+
+        await two.detach()
+        await one.start()
+        await one.shows({"anna": "ready", "carl": "ready", "dora": "needs_human"})
+        assert (await found(runtime))[FollowerId("anna")] == before[FollowerId("anna")]
+        assert len([each for each in await operations(home) if each["operation"] == "start"]) == 2 * len(FOLLOWERS)
+    finally:
+        await one.end()
+        await two.end()
+        await other.close()
+        await runtime.close()
+
+
+async def refuses_what_was_left(manager: Process, container: Gateway) -> None:
+    """It says which container is in the way, and the cure; no operator's word but that one passes it."""
+    left = (await manager.gateways())["anna"]
+    assert left["reason_code"] == "GATEWAY_LEFT_ELSEWHERE"
+    assert container.container_id[:12] in left["reason"]
+    assert "gateway-manager run --take-over" in left["next_action"]
+    for words in ({"retry_login": True}, {}):
+        with pytest.raises(RefusedByManagerError, match="another engine"):
+            await manager.ask(lambda client, words=words: client.act("anna", "launch", words))
+    with pytest.raises(RefusedByManagerError, match="can't stop it"):
+        await manager.ask(lambda client: client.act("ben", "stop"))
+
+
+async def test_what_was_left_on_another_engine_is_taken_over_by_an_operators_word(
+    home: Home, server: MongoServer
+) -> None:
+    """Once an operator says that it is gone, the same followers log in here, and the trail says on whose word."""
+    one, two, runtime = await pair(home, server, other_engine="engine2")
+    try:
+        await one.start()
+        await one.shows(dict.fromkeys(FOLLOWERS, "ready"))
+        before = await found(runtime)
+        await one.detach()
+        await two.start()
+        await two.shows(dict.fromkeys(FOLLOWERS, "needs_human"))
+        await two.detach()
+        for gateway in before.values():
+            await runtime.remove(gateway.container_id, grace=0)
+        two.settings["take_over"] = True
+        await two.start()
+        await two.shows(dict.fromkeys(FOLLOWERS, "ready"))
+        lines = await taken_over(home)
+    finally:
+        await one.end()
+        await two.end()
+        await runtime.close()
+    assert len(lines) == len(FOLLOWERS)
+    assert all("an operator said that it is gone" in line["detail"] for line in lines)
+
+
+@pytest.mark.parametrize("other_engine", ["engine", "engine2"])
+async def test_a_login_under_way_at_a_detach_is_watched_by_a_standby_of_the_same_engine_alone(
+    home: Home, server: MongoServer, other_engine: str
+) -> None:
+    """Who can watch it gets it at once; one on another engine can't, so whoever detaches stays until it has ended."""
+    one, two, runtime = await pair(home, server, other_engine=other_engine)
+    waits = {"laps": [{"login_hangs": True, "forever": True}], "timings": "real"}
+    await asyncio.to_thread(
+        (home.directory / "engine" / SCRIPTS).write_text, json.dumps({"followers": {"anna": waits}})
+    )
+    one.settings["detach_wait"] = 2 * LEASE
+    try:
+        await one.start()
+        await one.shows({"anna": "logging_in", "ben": "ready", "carl": "ready"})
+        before = await found(runtime)
+        await two.start()
+        await two.says("stands by")
+        left = await one.detach()
+        if other_engine == "engine":
+            assert left == []
+            await two.shows({"anna": "logging_in", "ben": "ready", "carl": "ready"})
+        else:
+            assert [sentence.partition(":")[0] for sentence in left] == ["anna"]
+            await two.shows(dict.fromkeys(FOLLOWERS, "needs_human"))
+        assert await found(runtime) == before
+    finally:
+        await one.end()
+        await two.end()
+        await runtime.close()
+
+
+async def enable(server: MongoServer, follower_id: str, *, enabled: bool) -> None:
+    """As another service changes a record."""
+
+    def change() -> None:
+        with pymongo.MongoClient(server.uri) as client:
+            client["spreadpilot"]["followers"].update_one({"_id": follower_id}, {"$set": {"enabled": enabled}})
+
+    await asyncio.to_thread(change)
 
 
 async def taken_over(home: Home) -> list[dict[str, Any]]:

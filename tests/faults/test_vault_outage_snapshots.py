@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from spreadpilot_core.ibkr.credentials.backoff import Pace
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus, State
-from spreadpilot_core.ibkr.store.followers_file import add_follower
+from spreadpilot_core.ibkr.credentials.sources.backoff import Pace
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.model.states import GatewayStatus, State
+from spreadpilot_core.ibkr.store.local.followers_file import add_follower
 from support.home import Home, eventually, seen
 from support.tcp_proxy import TcpProxy
 from support.vault import BaoServer

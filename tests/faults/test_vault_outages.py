@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.audit import AuditTrail
-from spreadpilot_core.ibkr.credentials.couriers import SILENCE, Couriers, courier_environment
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
+from spreadpilot_core.ibkr.audit.trail import AuditTrail
+from spreadpilot_core.ibkr.credentials.broker import SILENCE, CourierBroker, courier_environment
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialsUnavailableError
-from spreadpilot_core.ibkr.protocols import FollowerId, Login
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.gateways import Login
 from support.couriers import couriers_in, is_alive, pids
 from support.tcp_proxy import TcpProxy
 from support.vault import BaoServer
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.real_part("vault")
 FLEET = 100
 HURRIED = (
     "from functools import partial\n"
-    "from spreadpilot_core.ibkr.credentials import backoff, courier\n"
+    "from spreadpilot_core.ibkr.credentials.courier import process as courier\nfrom spreadpilot_core.ibkr.credentials.sources import backoff\n"
     "backoff.Pace = partial(backoff.Pace, first_wait=0.05, jitter=0.0, shared_for={shared_for})\n"
     "courier.main()\n"
 )
@@ -51,7 +52,7 @@ def bao(server: BaoServer) -> BaoServer:
 @asynccontextmanager
 async def fleet(
     bao: BaoServer, state_dir: Path, *, address: str | None = None, shared_for: float = 0.3, **vault: str
-) -> AsyncIterator[Couriers]:
+) -> AsyncIterator[CourierBroker]:
     """Couriers of one manager whose environment holds these variables of Vault's."""
     environment = courier_environment({**os.environ, **(vault or {"VAULT_TOKEN": bao.token("reader")})})
     async with couriers_in(
@@ -63,11 +64,11 @@ async def fleet(
         yield couriers
 
 
-async def read(couriers: Couriers, number: int = 0) -> Login:
+async def read(couriers: CourierBroker, number: int = 0) -> Login:
     return await couriers.read(f"ibkr/f{number}", "ibc", follower_id=FollowerId(f"f{number}"))
 
 
-async def end_of(couriers: Couriers) -> None:
+async def end_of(couriers: CourierBroker) -> None:
     """Let the courier go, so that what it remembers is written and the next one starts afresh."""
     for courier in list(couriers._live.values()):
         courier.dismiss()
@@ -106,7 +107,7 @@ async def test_sealed_in_the_middle_and_unsealed(bao: BaoServer, tmp_path: Path)
         assert isinstance(remembered, Login)
         assert (remembered.user, remembered.source, remembered.version) == ("user1", "stored", before.version)
         assert remembered.notice is not None
-        assert f"it is sealed. Using stored credentials of {before.dated:%Y-%m-%d}, version 1" in remembered.notice
+        assert f"it is sealed. Using stored credentials of {before.written_at:%Y-%m-%d}, version 1" in remembered.notice
         assert isinstance(unknown, CredentialsUnavailableError)
         assert "There are no stored credentials for ibkr/f2" in str(unknown)
         await end_of(couriers)

@@ -22,8 +22,9 @@ from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr import live_connection
-from spreadpilot_core.ibkr.connections import ConnectError, Connection, Connector, HeartbeatError
+from spreadpilot_core.ibkr.api_client import connection as connection_module
+from spreadpilot_core.ibkr.api_client.connection import Connection, HeartbeatError
+from spreadpilot_core.ibkr.api_client.connector import ConnectError, Connector
 from spreadpilot_core.ibkr.simulator.api_server import ApiServer
 from support.failing_peers import closes_at_once, peer, refusing_port, says_nothing, sends
 
@@ -113,7 +114,7 @@ async def test_connected_client(server: ApiServer, caplog: pytest.LogCaptureFixt
     assert connection.is_open
     assert connection.ib.isConnected()
     assert connection.accounts == (ACCOUNT,)
-    assert connection.server_version == NEWEST
+    assert connection.ib.client.serverVersion() == NEWEST
     assert connection.closed_reason is None
     assert connection.ib.accountValues()
     assert server.clients == 1
@@ -226,13 +227,21 @@ async def test_frozen_while_synchronising(server: ApiServer) -> None:
 
 
 async def test_wrong_account(server: ApiServer) -> None:
-    """Another account than the record's ends the try at once; the sentence names both, masked."""
+    """Another account than the record's ends the try at once; the sentence names both, so that they can be compared."""
     error = await _fails(server, account="DU7654321")
     assert error.kind == "wrong_account"
-    assert "DU***567" in str(error)
-    assert "DU***321" in str(error)
-    assert "1234567" not in str(error)
+    assert str(error) == "This login manages DU1234567, and the record asks for DU7654321."
     await until(lambda: server.clients == 0)
+
+
+async def test_wrong_account_of_an_advisor() -> None:
+    """Of a login that manages many accounts some are named, and the others counted."""
+    server = ApiServer(accounts=[f"DU10000{each:02}" for each in range(13)])
+    await server.listen(HOST, 0)
+    error = await _fails(server, account="DU7654321")
+    assert "DU1000000, DU1000001" in str(error)
+    assert "DU1000009 and 3 more, and the record asks for DU7654321." in str(error)
+    await server.close()
 
 
 async def test_read_only_gateway() -> None:
@@ -336,7 +345,7 @@ async def test_a_mute_gateway_keeps_nobody_waiting(server: ApiServer) -> None:
     mute.behaviour.mute_start = True
     connector = Connector(ib_factory=IB, parallel=1)
     waiting = asyncio.ensure_future(connect(mute, connector=connector))
-    await until(connector._turns.locked)
+    await until(connector._places.locked)
     connection = await asyncio.wait_for(connect(server, connector=connector), SOON)
     assert connection.is_open
     assert not waiting.done()
@@ -392,7 +401,7 @@ async def test_a_factory_that_fails_is_an_error_of_the_try(server: ApiServer) ->
 def test_importing_brings_no_client_library() -> None:
     """Importing the module loads neither client library."""
     check = (
-        "import sys; import spreadpilot_core.ibkr.connections;"
+        "import sys; import spreadpilot_core.ibkr.api_client.connector;"
         "assert not {'ib_async', 'ib_insync', 'eventkit'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
@@ -599,7 +608,7 @@ async def test_heartbeat_beside_a_users_own_request(server: ApiServer, *, ignore
 
 async def test_no_request_for_the_user_after_the_end(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The late request on a user's behalf is not sent on a client that was let go."""
-    monkeypatch.setattr(live_connection, "ANSWER_FOR_USER_AFTER", 0.02)
+    monkeypatch.setattr(connection_module, "ANSWER_FOR_USER_AFTER", 0.02)
     connection = await connect(server)
     await connection.heartbeat(timeout=SOON)
     connection.disconnect()

@@ -17,7 +17,7 @@ PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 @pytest.mark.real_part("ib_insync beside ib_async")
 @pytest.mark.timeout(240)
 def test_all_connection_tests_with_ib_insync() -> None:
-    """Every test of connections passes with ib_insync's client as well."""
+    """Every test of connections, and of the measuring of requests, passes with ib_insync's client as well."""
     if not PYTHON.exists():
         need("the environment with both client libraries", "make setup")
     run = subprocess.run(
@@ -30,6 +30,8 @@ def test_all_connection_tests_with_ib_insync() -> None:
             "-p",
             "no:cacheprovider",
             "tests/integration/test_connections.py",
+            "tests/integration/test_hostile_api.py",
+            "tests/integration/test_request_meter.py",
         ],
         cwd=ROOT,
         env=os.environ | {"TEST_CLIENT_LIBRARY": "ib_insync", "PYTHONPATH": str(ROOT / "src")},

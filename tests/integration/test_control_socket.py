@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import json
 import stat
 from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
 from spreadpilot_core.ibkr.errors import (
     GatewayManagerError,
@@ -14,13 +20,16 @@ from spreadpilot_core.ibkr.errors import (
     NotStartedError,
     StoreUnavailableError,
 )
-from spreadpilot_core.ibkr.events import LoginRejected
+from spreadpilot_core.ibkr.http_api.address import SOCKET, listening_socket
+from spreadpilot_core.ibkr.http_api.server import ControlServer
+from spreadpilot_core.ibkr.model.events import LoginRejected
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.records import HistoryEntry
 from spreadpilot_core.ibkr.service.client import (
     NoManagerError,
     RefusedByManagerError,
     SilentManagerError,
 )
-from spreadpilot_core.ibkr.service.control_address import SOCKET, listening_socket
 from support.control import Control
 from support.fake_manager import SINCE, a_snapshot
 from support.waiting import until
@@ -56,15 +65,26 @@ async def test_commands_reach_the_manager_and_answer_what_became_of_it(control: 
     await control.ask(lambda client: client.act("alice", "launch", {"retry_login": True}))
     stopped = await control.ask(lambda client: client.act("alice", "stop"))
     reconnected = await control.ask(lambda client: client.act("alice", "reconnect"))
-    acts = [call for call in control.manager.calls if call[0] != "list_gateways"]
+    acts = [call for call in control.manager.calls if call[0] not in ("list_gateways", "get_gateway")]
     assert acts == [
         ("launch_gateway", "alice", False),
         ("launch_gateway", "alice", True),
         ("stop_gateway", "alice"),
         ("reconnect", "alice"),
     ]
+    await control.ask(lambda client: client.act("alice", "launch", {"live": True}))
+    assert control.manager.calls[-2] == ("launch_gateway", "alice", False, "live")
     assert stopped["state"] == "stopped"
     assert reconnected["reconnected"] is True
+
+
+async def test_removals_are_asked_for_and_confirmed_by_name(control: Control) -> None:
+    """Who misses a record is told; who is named is let go, and without names everybody is."""
+    assert await control.ask(lambda client: client.missing_followers()) == ["alice", "bob/2 ü"]
+    assert await control.ask(lambda client: client.confirm_removals(["bob/2 ü", "zoe"])) == ["bob/2 ü"]
+    assert (await control.raw("POST", "/followers/confirm-removals")).json() == ["alice", "bob/2 ü"]
+    refused = await control.raw("POST", "/followers/confirm-removals", json={"followers": ["alice"]})
+    assert refused.status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -131,6 +151,60 @@ async def test_events_stream_until_the_manager_ends(control: Control) -> None:
     assert (event["name"], event["follower_id"], event["sentence"]) == ("LoginRejected", "alice", "Rejected.")
 
 
+async def test_events_go_on_after_the_last_one_that_a_reader_knows(control: Control) -> None:
+    """`Last-Event-ID` names it; what is no event's id is refused, and what is gone is told."""
+    for number in range(3):
+        control.manager.bus.publish(LoginRejected(at=SINCE, follower_id="alice", sentence=f"Number {number}."))
+    first = int(SINCE.timestamp() * 1000)
+    for after, expected in ((first, ["Number 1.", "Number 2."]), (1, ["EventsMissed", "Number 0."])):
+        async with control.http() as client:
+            asked = client.stream("GET", "/events", headers={"Last-Event-ID": str(after)})
+            async with asked as response, aclosing(response.aiter_lines()) as lines:
+                events = [json.loads(await anext(lines)) for _ in range(2)]
+        shown = [each["name"] if each["name"] == "EventsMissed" else each["sentence"] for each in events]
+        assert shown == expected
+    assert events[0]["count"] is None
+    refused = await control.raw("GET", "/events", headers={"Last-Event-ID": "yesterday"})
+    assert (refused.status_code, refused.json()["error"]) == (422, "InvalidRequest")
+
+
+async def test_one_snapshot_is_built_for_one_gateway(control: Control) -> None:
+    """However large the fleet: nobody else is looked at."""
+    for number in range(100):
+        control.manager.snapshots[f"f{number}"] = a_snapshot(f"f{number}")
+    before = len(control.manager.calls)
+    await control.ask(lambda client: client.gateway("f50"))
+    assert control.manager.calls[before:] == [("get_gateway",)]
+
+
+async def test_the_history_comes_in_pages(control: Control) -> None:
+    """The newest first; each page names where the next begins, and the last one nothing."""
+    entries = [
+        HistoryEntry(
+            id=f"{number}-x",
+            at=SINCE + timedelta(seconds=number),
+            follower_id=FollowerId("alice"),
+            name="GatewayReady",
+            sentence=f"Number {number}.",
+        )
+        for number in range(5)
+    ]
+    control.manager.history = entries[::-1]
+    told, older = [], None
+    while True:
+        query = {"follower_id": "alice", "limit": 2, "since": "2026-11-24T09:00:00Z"}
+        page = (await control.raw("GET", "/history", params={**query, **({"before": older} if older else {})})).json()
+        told.append([each["sentence"] for each in page["entries"]])
+        if (older := page["older"]) is None:
+            break
+    assert told == [["Number 4.", "Number 3."], ["Number 2.", "Number 1."], ["Number 0."]]
+    first = next(call[1] for call in control.manager.calls if call[0] == "read_history")
+    assert (first.follower_id, first.limit, first.since) == ("alice", 2, datetime(2026, 11, 24, 9, tzinfo=UTC))
+    for wrong in ({"before": "nowhere"}, {"limit": 0}, {"limit": 1001}, {"since": "today"}, {"before": f"{10**30}-x"}):
+        refused = await control.raw("GET", "/history", params=wrong)
+        assert (refused.status_code, refused.json()["error"]) == (422, "InvalidRequest"), wrong
+
+
 async def test_a_reader_that_goes_leaves_nothing_behind(control: Control) -> None:
     """A client that hangs up in the middle of a stream takes its subscription with it."""
     async with control.http() as client, client.stream("GET", "/events") as response:
@@ -150,6 +224,21 @@ async def test_the_end_waits_for_no_reader(tmp_path: Path) -> None:
             await reading
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+async def test_a_server_that_is_cancelled_in_its_start_leaves_nothing(tmp_path: Path, turns: int) -> None:
+    """A manager whose start is cancelled takes its socket along; pytest fails on one that nobody has closed."""
+    server = ControlServer(FastAPI(), tmp_path)
+    starting = asyncio.create_task(server.start())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    starting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await starting
+    await server.close()
+    assert list(tmp_path.iterdir()) == []
+    gc.collect()
+
+
 async def test_detach_is_asked_once_and_answered_before_the_end(control: Control) -> None:
     """The answer to `detach` arrives; ending is the program's part."""
     response = await control.raw("POST", "/manager/detach")
@@ -160,7 +249,8 @@ async def test_detach_is_asked_once_and_answered_before_the_end(control: Control
 async def test_who_serves_is_told_without_secrets(control: Control) -> None:
     """`/manager` names process, version and places, and nothing that could hold a password."""
     told = (await control.raw("GET", "/manager")).json()
-    assert set(told) == {"pid", "version", "state_dir", "store", "runtime"}
+    places = {"pid", "version", "state_dir", "store", "runtime"}
+    assert set(told) == places | {"identity", "adopted", "left_alone", "notices", "leader", "leader_address"}
 
 
 async def test_only_its_owner_may_ask(control: Control) -> None:

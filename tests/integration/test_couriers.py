@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.audit import AuditTrail
-from spreadpilot_core.ibkr.credentials.couriers import COMMAND, Couriers, courier_environment, first_line
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
+from spreadpilot_core.ibkr.audit.trail import AuditTrail
+from spreadpilot_core.ibkr.credentials.broker import COMMAND, CourierBroker, courier_environment, first_line
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
 from spreadpilot_core.ibkr.errors import (
     AuditError,
     CredentialsRefusedError,
@@ -24,10 +24,11 @@ from spreadpilot_core.ibkr.errors import (
     DeliveryExpiredError,
     DeliveryUnsureError,
 )
-from spreadpilot_core.ibkr.protocols import FollowerId, Login
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.gateways import Login
 from spreadpilot_core.ibkr.settings import Settings
 from support.couriers import couriers_in, is_alive, pids
-from support.doors import Doorway
+from support.stdin_delivery import Doorway
 from support.waiting import until
 
 FLEET = 20
@@ -42,22 +43,22 @@ def state_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def couriers(state_dir: Path) -> AsyncIterator[Couriers]:
+async def couriers(state_dir: Path) -> AsyncIterator[CourierBroker]:
     async with couriers_in(state_dir) as couriers:
         yield couriers
 
 
-async def read(couriers: Couriers, number: int = 0) -> Login:
+async def read(couriers: CourierBroker, number: int = 0) -> Login:
     return await couriers.read(f"ibkr/f{number}", "ibc", follower_id=FollowerId(f"f{number}"))
 
 
-async def test_one_process_serves_a_burst_and_goes(couriers: Couriers, state_dir: Path, tmp_path: Path) -> None:
+async def test_one_process_serves_a_burst_and_goes(couriers: CourierBroker, state_dir: Path, tmp_path: Path) -> None:
     """Twenty reads and deliveries at once take one courier, every password arrives, and it ends soon after the last."""
     with Doorway(tmp_path / "s", "docker") as doorway:
         logins = await asyncio.gather(*(read(couriers, number) for number in range(FLEET)))
         [pid] = pids(couriers)
         await asyncio.gather(
-            *(couriers.deliver(login.ticket, doorway.door(f"c{number}")) for number, login in enumerate(logins))
+            *(couriers.deliver(login.ticket, doorway.target(f"c{number}")) for number, login in enumerate(logins))
         )
         delivered = time.monotonic()
         for number in range(FLEET):
@@ -70,19 +71,19 @@ async def test_one_process_serves_a_burst_and_goes(couriers: Couriers, state_dir
     assert (verdict.findings, verdict.lines) == ((), 2 * FLEET)
 
 
-async def test_the_next_burst_takes_a_new_process(couriers: Couriers, tmp_path: Path) -> None:
+async def test_the_next_burst_takes_a_new_process(couriers: CourierBroker, tmp_path: Path) -> None:
     """A courier that has left is replaced by the next question, and the old one's tickets are worth nothing."""
     with Doorway(tmp_path / "s", "simulated") as doorway:
         first = await read(couriers)
-        await couriers.deliver(first.ticket, doorway.door("c1"))
+        await couriers.deliver(first.ticket, doorway.target("c1"))
         await until(lambda: not pids(couriers))
         second = await read(couriers)
         with pytest.raises(DeliveryExpiredError):
-            await couriers.deliver(first.ticket, doorway.door("c2"))
-        await couriers.deliver(second.ticket, doorway.door("c2"))
+            await couriers.deliver(first.ticket, doorway.target("c2"))
+        await couriers.deliver(second.ticket, doorway.target("c2"))
 
 
-async def test_versions_are_told_without_reading(couriers: Couriers, state_dir: Path) -> None:
+async def test_versions_are_told_without_reading(couriers: CourierBroker, state_dir: Path) -> None:
     """The version is the one that a read gives; asking for it needs no key and is no read in the trail."""
     (state_dir / "credentials.key").rename(state_dir / "elsewhere")
     version = await couriers.version("secret/data/ibkr/f3")
@@ -91,7 +92,7 @@ async def test_versions_are_told_without_reading(couriers: Couriers, state_dir: 
     assert (await read(couriers, 3)).version == version
 
 
-async def test_each_error_keeps_its_kind(couriers: Couriers, state_dir: Path, tmp_path: Path) -> None:
+async def test_each_error_keeps_its_kind(couriers: CourierBroker, state_dir: Path, tmp_path: Path) -> None:
     """Refused, store trouble, audit trouble and a failed delivery reach the manager as what they are, hints included."""
     with pytest.raises(CredentialsRefusedError, match=r"no stored credentials for nobody.*credentials set nobody"):
         await couriers.read("nobody", "ibc", follower_id=FollowerId("f"))
@@ -100,7 +101,7 @@ async def test_each_error_keeps_its_kind(couriers: Couriers, state_dir: Path, tm
     login = await read(couriers)
     refusing = Doorway(tmp_path / "s", "docker", refuse="no such container")
     with refusing as doorway, pytest.raises(DeliveryError, match=r"404.*no such container"):
-        await couriers.deliver(login.ticket, doorway.door("c1"))
+        await couriers.deliver(login.ticket, doorway.target("c1"))
     (state_dir / "credentials.key").write_text("not a key")
     with pytest.raises(CredentialStoreError, match="holds no key"):
         await read(couriers)
@@ -110,16 +111,18 @@ async def test_each_error_keeps_its_kind(couriers: Couriers, state_dir: Path, tm
         await read(couriers)
 
 
-async def test_a_delivery_that_cannot_be_audited_failed(couriers: Couriers, state_dir: Path, tmp_path: Path) -> None:
+async def test_a_delivery_that_cannot_be_audited_failed(
+    couriers: CourierBroker, state_dir: Path, tmp_path: Path
+) -> None:
     """When the trail can't take the delivery's line the container must go, so it is a delivery error."""
     login = await read(couriers)
     (state_dir / "audit.jsonl").unlink()
     (state_dir / "audit.jsonl").symlink_to("/dev/full")
     with Doorway(tmp_path / "s", "simulated") as doorway, pytest.raises(DeliveryUnsureError, match="No space left"):
-        await couriers.deliver(login.ticket, doorway.door("c1"))
+        await couriers.deliver(login.ticket, doorway.target("c1"))
 
 
-async def test_cancelling_one_takes_nothing_from_the_others(couriers: Couriers, tmp_path: Path) -> None:
+async def test_cancelling_one_takes_nothing_from_the_others(couriers: CourierBroker, tmp_path: Path) -> None:
     """Callers cancelled at any moment leave the rest served and the courier free to go."""
     reads = [asyncio.ensure_future(read(couriers, number)) for number in range(FLEET)]
     for number, task in enumerate(reads):
@@ -129,11 +132,11 @@ async def test_cancelling_one_takes_nothing_from_the_others(couriers: Couriers, 
     logins = [login for login in await asyncio.gather(*reads, return_exceptions=True) if isinstance(login, Login)]
     assert len(logins) >= FLEET // 2
     with Doorway(tmp_path / "s", "simulated") as doorway:
-        await asyncio.gather(*(couriers.deliver(login.ticket, doorway.door(login.user)) for login in logins))
+        await asyncio.gather(*(couriers.deliver(login.ticket, doorway.target(login.user)) for login in logins))
     await until(lambda: not pids(couriers))
 
 
-async def test_a_courier_that_dies_is_replaced(couriers: Couriers, tmp_path: Path) -> None:
+async def test_a_courier_that_dies_is_replaced(couriers: CourierBroker, tmp_path: Path) -> None:
     """Killed while it holds a password: that delivery fails as never sent, and the next read gets a new courier."""
     lost = await read(couriers)
     [pid] = pids(couriers)
@@ -141,17 +144,17 @@ async def test_a_courier_that_dies_is_replaced(couriers: Couriers, tmp_path: Pat
     await until(lambda: not pids(couriers))
     with Doorway(tmp_path / "s", "simulated") as doorway:
         with pytest.raises(DeliveryExpiredError):
-            await couriers.deliver(lost.ticket, doorway.door("c1"))
-        await couriers.deliver((await read(couriers)).ticket, doorway.door("c2"))
+            await couriers.deliver(lost.ticket, doorway.target("c1"))
+        await couriers.deliver((await read(couriers)).ticket, doorway.target("c2"))
         assert "c1" not in doorway.received
 
 
-async def test_a_courier_that_dies_in_a_delivery_fails_it(couriers: Couriers, tmp_path: Path) -> None:
+async def test_a_courier_that_dies_in_a_delivery_fails_it(couriers: CourierBroker, tmp_path: Path) -> None:
     """Killed between attach and answer: nobody knows what arrived, so the delivery failed."""
     with Doorway(tmp_path / "s", "simulated") as doorway:
         doorway.silent = True
         login = await read(couriers)
-        delivery = asyncio.ensure_future(couriers.deliver(login.ticket, doorway.door("c1")))
+        delivery = asyncio.ensure_future(couriers.deliver(login.ticket, doorway.target("c1")))
         await until(lambda: doorway.requests)
         os.kill(pids(couriers)[0], signal.SIGKILL)
         with pytest.raises(DeliveryUnsureError, match="exit code -9"):
@@ -178,8 +181,8 @@ async def test_an_old_courier_is_asked_for_nothing_new(state_dir: Path, tmp_path
         first, second = await read(couriers, 1), await read(couriers, 2)
         assert len(pids(couriers)) == 2
         with Doorway(tmp_path / "s", "simulated") as doorway:
-            await couriers.deliver(first.ticket, doorway.door("c1"))
-            await couriers.deliver(second.ticket, doorway.door("c2"))
+            await couriers.deliver(first.ticket, doorway.target("c1"))
+            await couriers.deliver(second.ticket, doorway.target("c2"))
 
 
 async def test_closing_ends_every_courier(state_dir: Path) -> None:
@@ -247,7 +250,7 @@ async def test_a_courier_inherits_little(state_dir: Path, monkeypatch: pytest.Mo
     assert b"mongo-password" not in inherited
     assert b"aws-secret" not in inherited
     assert next(line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")) == ["0", "0"]
-    assert arguments[1:3] == [b"-m", b"spreadpilot_core.ibkr.credentials.courier"]
+    assert arguments[1:3] == [b"-m", b"spreadpilot_core.ibkr.credentials.courier.process"]
 
 
 @pytest.mark.parametrize("lines", [0, 1])
@@ -268,13 +271,13 @@ def test_the_end_of_input_ends_it(state_dir: Path, lines: int) -> None:
 def test_a_failure_inside_tells_places_and_no_values(state_dir: Path) -> None:
     """An unexpected error ends in an answer, or a line on standard error, that names code and never quotes a value."""
     planted = (
-        "from spreadpilot_core.ibkr.credentials import courier, custody\n"
-        "def read(self, ref, dialect, follower):\n    'caf\\u00e9-password'.encode('ascii')\n"
-        "custody.Custody.read = read\n"
+        "from spreadpilot_core.ibkr.credentials.courier import held_secrets as custody, process as courier\n"
+        "def read(self, ref, controller, follower):\n    'caf\\u00e9-password'.encode('ascii')\n"
+        "custody.HeldSecrets.read = read\n"
         "courier.main()\n"
     )
     first = first_line(Settings.read(state_dir=state_dir, vault_enabled=False))
-    request = {"id": 1, "do": "read", "ref": "a", "dialect": "ibc", "follower": "f"}
+    request = {"id": 1, "do": "read", "ref": "a", "controller": "ibc", "follower": "f"}
     with subprocess.Popen(
         (sys.executable, "-c", planted),
         stdin=-1,
@@ -288,17 +291,34 @@ def test_a_failure_inside_tells_places_and_no_values(state_dir: Path) -> None:
         answer = process.stdout.readline()
         process.stdin.write(b"this is no JSON and names a password\n")
         process.stdin.close()
-        told = process.stderr.read()
+        told = process.stdout.read() + process.stderr.read()
     assert b"UnicodeEncodeError at" in answer
     assert b"caf" not in answer
-    assert b"courier: JSONDecodeError at" in told
+    assert b"something that it can't understand" in told
     assert b"password" not in told
+
+
+@pytest.mark.parametrize("length", [70_000, 1_500_000])
+async def test_a_reference_without_end_fails_its_own_follower(
+    couriers: CourierBroker, state_dir: Path, length: int
+) -> None:
+    """Asked among others, it alone is refused, in one short sentence, and the trail of it all stays whole."""
+    long = FollowerId("long")
+    asked = [couriers.read("x" * length, "ibc", follower_id=long), couriers.version("y" * length)]
+    answers = await asyncio.gather(*(read(couriers, number) for number in range(3)), *asked, return_exceptions=True)
+    assert [login.user for login in answers[:3] if isinstance(login, Login)] == ["user0", "user1", "user2"]
+    for refused in answers[3:]:
+        assert isinstance(refused, CredentialsRefusedError)
+        assert len(str(refused)) < 500
+    assert (await read(couriers, 4)).user == "user4"
+    assert len(pids(couriers)) == 1
+    assert (await asyncio.to_thread(AuditTrail(state_dir).verify)).findings == ()
 
 
 def test_a_hardened_process_is_not_dumpable() -> None:
     """After `harden` the kernel counts the process as not dumpable, and no core is written."""
     code = (
-        "import ctypes, resource; from spreadpilot_core.ibkr.credentials.courier import harden\n"
+        "import ctypes, resource; from spreadpilot_core.ibkr.credentials.courier.process import harden\n"
         "harden(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE))"
     )
     done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, timeout=30, check=True)
@@ -308,9 +328,36 @@ def test_a_hardened_process_is_not_dumpable() -> None:
 def test_the_manager_loads_nothing_that_reads_secrets() -> None:
     """Importing the manager's side loads neither Vault's client nor encryption."""
     code = (
-        "import sys, spreadpilot_core.ibkr.credentials.couriers, spreadpilot_core.ibkr.audit\n"
+        "import sys, spreadpilot_core.ibkr.credentials.broker, spreadpilot_core.ibkr.audit.trail\n"
         "print([name for name in ('hvac', 'cryptography', 'requests', "
-        "'spreadpilot_core.ibkr.credentials.encrypted') if name in sys.modules])"
+        "'spreadpilot_core.ibkr.credentials.sources.encrypted.source') if name in sys.modules])"
     )
     done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "[]\n"
+
+
+_LEAVES_ONE_OUT = """
+import json, sys
+sys.stdin.readline()
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["ref"] != "left-out":
+        print(json.dumps({"id": asked["id"], "version": "1"}), flush=True)
+"""
+
+
+async def test_a_courier_that_answers_others_is_not_given_up_for_one_that_it_owes() -> None:
+    """With hundreds in its row an answer may take longer than a courier may be silent; each of the others shows that it works."""
+    couriers = CourierBroker({}, command=(sys.executable, "-c", _LEAVES_ONE_OUT), silence=5.0)
+    loop = asyncio.get_running_loop()
+    try:
+        left_out = asyncio.create_task(couriers.version("left-out"))
+        began = loop.time()
+        while loop.time() < began + 6.5:
+            assert await couriers.version("another") == "1"
+            await asyncio.sleep(0.05)
+        assert not left_out.done()
+    finally:
+        await couriers.close()
+    with pytest.raises(CredentialsUnavailableError):
+        await left_out

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.credentials.doors import deliver
-from spreadpilot_core.ibkr.credentials.encoding import UntypableError, encode
-from spreadpilot_core.ibkr.protocols import Leases
-from spreadpilot_core.ibkr.runtimes.docker_containers import WRAPPER, HealthCheck, container_config
-from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
-from spreadpilot_core.ibkr.runtimes.images import look
+from spreadpilot_core.ibkr.credentials.courier.encoding import UntypableError, encode
+from spreadpilot_core.ibkr.credentials.courier.stdin_delivery import deliver
+from spreadpilot_core.ibkr.runtimes.docker.containers import HealthCheck, Labelled, container_config
+from spreadpilot_core.ibkr.runtimes.docker.naming import Naming
+from spreadpilot_core.ibkr.runtimes.images import identify
+from spreadpilot_core.ibkr.runtimes.wrapper import WRAPPER
 from support.docker_bench import Bench, bench_fixture, engine_fixture, own_engine_fixture  # noqa: F401  # fixtures
 from support.docker_images import GENERATIONS, Generation
 
@@ -87,9 +87,9 @@ def container(bench: Bench, generation: Generation, command: list[str]) -> dict[
     """The manager's own container, without network and volume, which are dear and have no part in this."""
     spec = bench.spec(generation=generation)
     assert spec.options.image is not None
-    image = look(spec.options.image, bench.api.ask("GET", f"/images/{spec.options.image}/json"))
+    image = identify(spec.options.image, bench.api.ask("GET", f"/images/{spec.options.image}/json"))
     config = container_config(
-        image, spec, Leases(4100, 1), naming=Naming(bench.prefix), api=(1, 41), health=HealthCheck(), version="0"
+        image, spec, Labelled(4100, 1), naming=Naming(bench.prefix), api=(1, 41), health=HealthCheck(), version="0"
     )
     config["Entrypoint"] = [*config["Entrypoint"][:-1], "/tmp"]  # instead of the settings' directory
     config["Cmd"], config["Env"] = command, [*config["Env"], "PYTHONPATH=/opt/gateway-simulator"]
@@ -124,8 +124,8 @@ async def not_arrived(bench: Bench, generation: Generation, wanted: list[str]) -
 
     def through(password: str) -> str:
         made = bench.api.ask("POST", "/containers/create", body=config)["Id"]
-        door = {"kind": "docker", "socket": bench.engine.socket, "container": made, "api_version": "1.41"}
-        deliver(door, encode(password, generation))
+        delivery_target = {"kind": "docker", "socket": bench.engine.socket, "container": made, "api_version": "1.41"}
+        deliver(delivery_target, encode(password, generation))
         bench.api.ask("POST", f"/containers/{made}/start")
         bench.api.ask("POST", f"/containers/{made}/wait")
         said = bench.api.logs(made)

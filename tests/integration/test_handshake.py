@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from spreadpilot_core.ibkr.handshake import ProbeError, probe
+from spreadpilot_core.ibkr.api_client.handshake import ProbeError, probe
 from spreadpilot_core.ibkr.simulator.api_server import ApiServer
 from support.failing_peers import closes_at_once, frame, peer, refusing_port, resets, says_nothing, sends
 

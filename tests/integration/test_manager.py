@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import sqlite3
 from collections.abc import AsyncIterator
@@ -13,25 +14,27 @@ from itertools import pairwise
 import pytest
 from ib_async import IB
 
-from spreadpilot_core.ibkr.audit import AuditTrail
+from spreadpilot_core.ibkr.audit.trail import AuditTrail
 from spreadpilot_core.ibkr.deciding.pacing import FORGET_RETRY
-from spreadpilot_core.ibkr.errors import AuditError
-from spreadpilot_core.ibkr.events import ClientStale, Event
-from spreadpilot_core.ibkr.gateway_manager import (
+from spreadpilot_core.ibkr.errors import (
     AlreadyRunningError,
-    GatewayManager,
-    GatewayStatus,
+    AuditError,
+    GatewayManagerError,
     LaunchError,
     LoginRefusedError,
     NotStartedError,
     PortsExhaustedError,
     SettingsError,
-    State,
     UnknownFollowerError,
 )
-from spreadpilot_core.ibkr.house import spec_for
-from spreadpilot_core.ibkr.opening import open_records
-from spreadpilot_core.ibkr.protocols import ContainerId, Follower, FollowerId, Leases
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.model.events import ClientStale, Event
+from spreadpilot_core.ibkr.model.followers import Follower, FollowerId
+from spreadpilot_core.ibkr.model.reasons import ReasonCode, Severity
+from spreadpilot_core.ibkr.model.records import ContainerId
+from spreadpilot_core.ibkr.model.states import GatewayStatus, State
+from spreadpilot_core.ibkr.supervision.services import spec_for
+from spreadpilot_core.ibkr.wiring import open_records
 from support.home import PATIENCE, Home, eventually, seen
 from support.ports import free_ports
 
@@ -60,6 +63,23 @@ async def ready(manager: GatewayManager, *follower_ids: str) -> None:
     )
 
 
+async def test_every_file_of_a_manager_is_its_users_alone(home: Home) -> None:
+    """In a program whose umask lets everybody read and write what it makes."""
+    before = os.umask(0)
+    try:
+        await home.add("alice")
+        async with running(home) as manager:
+            await ready(manager, "alice")
+            open_to_others = {
+                f"{path.relative_to(home.directory)}: {path.stat().st_mode:o}"
+                for path in home.directory.rglob("*")
+                if not path.is_dir() and path.stat().st_mode & 0o077
+            }
+    finally:
+        os.umask(before)
+    assert not open_to_others
+
+
 async def test_the_documented_program_runs_as_written(home: Home) -> None:
     """Start, get a client, launch, stop, reconnect, stop: each call keeps the promise of the documentation."""
     await home.add("follower_123", "follower_456")
@@ -81,7 +101,7 @@ async def test_the_documented_program_runs_as_written(home: Home) -> None:
 
     runtime = home.runtime()
     await runtime.open()
-    assert list(await runtime.find()) == []
+    assert list(await runtime.list()) == []
     await runtime.close()
 
 
@@ -174,9 +194,10 @@ async def test_a_launch_returns_once_the_stop_before_it_is_forgotten_durably(hom
         await launching
         records = open_records(manager.settings)  # as the next manager would find it, were this one killed now
         await records.open()
-        assert (await records.load())[FollowerId("anna")].stopped_by_operator is False
+        assert (await records.load()).usable[FollowerId("anna")].stopped_by_operator is False
         await records.close()
-        await stopping
+        with pytest.raises(GatewayManagerError, match="launched again"):
+            await stopping
         await ready(manager, "anna")
 
 
@@ -191,6 +212,7 @@ async def test_a_wrong_password_is_typed_once_and_a_new_one_is_tried_by_itself(h
         snapshot = seen(manager, "anna")
         assert snapshot.reason is not None
         assert "did not accept" in snapshot.reason
+        assert (snapshot.reason_code, snapshot.severity) == (ReasonCode.PASSWORD_REJECTED, Severity.ERROR)
         await eventually(  # once what is left of it is gone
             lambda: "--retry-login" in (seen(manager, "anna").next_action or ""), lambda: seen(manager, "anna")
         )
@@ -229,8 +251,8 @@ async def test_a_password_file_that_could_not_be_removed_is_removed_later(home: 
     """While the runtime refuses, the gateway gets and stays ready; the manager asks again until it is done, and no more."""
     await home.add("anna")
     async with running(home) as manager:
-        assert manager._opened is not None
-        runtime, asked, clock = manager._opened.house.runtime, [], asyncio.get_running_loop().time
+        assert manager._wired is not None
+        runtime, asked, clock = manager._wired.services.runtime, [], asyncio.get_running_loop().time
         forget, refuses = runtime.forget_secret, True
 
         async def refuse_at_first(container_id: ContainerId) -> None:
@@ -245,7 +267,8 @@ async def test_a_password_file_that_could_not_be_removed_is_removed_later(home: 
         assert refused > 0
         await eventually(
             lambda: (
-                manager._fleet is not None and manager._fleet.supervisors[FollowerId("anna")].presence.secret_forgotten
+                manager._fleet is not None
+                and manager._fleet.supervisors[FollowerId("anna")].facts.gateway_view.secret_forgotten
             )
         )
         assert len(asked) == refused + 1
@@ -275,7 +298,9 @@ async def test_a_killed_gateway_is_replaced_and_the_old_client_is_named_stale(ho
 
         assert new is not None
         assert new is not old
-        assert [each.client for each in heard if isinstance(each, ClientStale)] == [old]
+        stale = [each for each in heard if isinstance(each, ClientStale)]
+        assert [manager.find_client("anna", each.client_serial) for each in stale] == [old]
+        assert manager.find_client("anna", stale[0].client_serial + 1) is new
         assert old is not None
         assert not old.isConnected()
         listening.cancel()
@@ -311,6 +336,7 @@ async def test_exhausted_ports_name_the_range_the_holders_and_the_setting(home: 
             )
             failed = next(each for each in manager.list_gateways() if each.state is State.BACKING_OFF)
             assert f"{first}-{first + 1}" in (failed.reason or "")
+            assert failed.reason_code is ReasonCode.RANGE_EXHAUSTED
             assert "port_range_end" in (failed.reason or "")
             assert "1 in use by other programs" in (failed.reason or "")
             with pytest.raises(PortsExhaustedError):
@@ -374,7 +400,7 @@ async def test_stopping_during_launches_leaves_nothing(home: Home) -> None:
 
         runtime = home.runtime()
         await runtime.open()
-        assert list(await runtime.find()) == [], delay
+        assert list(await runtime.list()) == [], delay
         await runtime.close()
 
 
@@ -393,22 +419,68 @@ async def test_two_followers_with_one_ibkr_user_are_never_logged_in_together(hom
         assert await starts(home) == 1
 
 
-async def test_adopted_gateways_keep_their_ibkr_user_also_without_their_records(home: Home) -> None:
-    """The records are lost while the gateway runs: another follower with the same user still may not log in."""
+async def test_a_gateway_whose_record_is_lost_is_left_alone_until_an_operator_says_so(home: Home) -> None:
+    """Nothing is connected, stopped, or logged in beside it, by follower or by IBKR user; then it is adopted as it is."""
     await home.add("anna", user="shared")
     first = home.manager()
     await first.start()
     await ready(first, "anna")
     await first.detach()
-    for path in home.directory.glob("records.sqlite3*"):
-        path.unlink()
+    await asyncio.to_thread(lose_records, home)
     await home.add("ben", user="shared")
     async with running(home) as second:
-        await ready(second, "anna")
-        await eventually(lambda: seen(second, "ben").state is State.NEEDS_HUMAN, lambda: seen(second, "ben"))
-
-        assert "anna" in (seen(second, "ben").reason or "")
+        assert second.identity == first_identity(home)
+        for each in ("anna", "ben"):
+            await eventually(
+                lambda each=each: "--accept-lost-records" in (seen(second, each).reason or ""),
+                lambda each=each: seen(second, each),
+            )
+        assert await second.get_client("anna", timeout=0) is None
+        with pytest.raises(LaunchError, match="records are lost"):
+            await second.launch_gateway("anna", retry_login=True)
+    async with running(home, accept_lost_records=True) as third:
+        await ready(third, "anna")
+        await eventually(lambda: seen(third, "ben").state is State.NEEDS_HUMAN, lambda: seen(third, "ben"))
+        assert "anna" in (seen(third, "ben").reason or "")
+        await third.detach()
+    async with running(home) as fourth:  # its record names it again
+        await ready(fourth, "anna")
         assert await starts(home) == 1
+
+
+def first_identity(home: Home) -> str:
+    identity: str = json.loads((home.directory / "identity.json").read_text())["local:"][0]
+    return identity
+
+
+@pytest.mark.parametrize("loss", ["gone", "emptied"])
+async def test_nobody_logs_in_when_the_records_are_lost_until_an_operator_says_so(home: Home, loss: str) -> None:
+    """The audit trail tells of logins that the store doesn't know: no first start. The word is written down, and said once."""
+    await home.add("anna")
+    async with running(home) as manager:
+        await ready(manager, "anna")
+    await asyncio.to_thread(lose_records, home, emptied=loss == "emptied")
+    for _ in range(2):  # an empty file that the first of them made is no record
+        async with running(home) as manager:
+            await eventually(lambda: "records are lost" in (seen(manager, "anna").reason or ""))
+            assert "--accept-lost-records" in (seen(manager, "anna").reason or "")
+            assert seen(manager, "anna").reason_code is ReasonCode.STORE_UNAVAILABLE
+            with pytest.raises(LaunchError, match="records are lost"):
+                await manager.launch_gateway("anna", retry_login=True)
+            assert await starts(home) == 1
+    async with running(home, accept_lost_records=True) as manager:
+        await ready(manager, "anna")
+    async with running(home) as manager:
+        await ready(manager, "anna")
+    entries = await asyncio.to_thread(list, AuditTrail(home.directory).entries())
+    assert [entry["act"] for entry in entries].count("accept-lost-records") == 1
+
+
+def lose_records(home: Home, *, emptied: bool = False) -> None:
+    for path in home.directory.glob("records.sqlite3*"):
+        path.unlink()
+    if emptied:
+        (home.directory / "records.sqlite3").touch()
 
 
 async def test_a_follower_disabled_in_the_file_is_stopped_and_comes_back_when_enabled(home: Home) -> None:
@@ -456,7 +528,7 @@ async def test_with_a_full_disk_a_gateway_is_stopped_and_none_is_launched(home: 
         assert b'"stop"' not in written
         await asyncio.to_thread(kept.replace, trail.path)
     lines = await asyncio.to_thread(lambda: list(trail.entries()))
-    assert [line["act"] for line in lines][-1] == "stop"
+    assert [line["act"] for line in lines if line["act"] != "unkept"][-1] == "stop"
     assert (await asyncio.to_thread(trail.verify)).is_whole
 
 
@@ -501,28 +573,46 @@ async def test_a_roster_that_says_the_same_wakes_nobody(home: Home) -> None:
         await ready(manager, "anna")
         assert manager._fleet is not None
         supervisor = manager._fleet.supervisors[FollowerId("anna")]
-        before = supervisor.spec
+        before = supervisor.facts.spec
         for _ in range(3):
             await manager.reload_followers()
-        assert supervisor.spec is before
+        assert supervisor.facts.spec is before
         await home.add("ben")
         await manager.reload_followers()
-        assert supervisor.spec is not before
+        assert FollowerId("ben") in manager._fleet.supervisors
         await ready(manager, "anna", "ben")
 
 
-async def test_a_gateway_of_nobody_that_turns_up_is_removed(home: Home) -> None:
-    """A container of ours that no record names, made while the manager runs, goes; the others stay."""
+async def test_a_container_that_no_record_names_is_left_alone(home: Home) -> None:
+    """It bears our labels and was made while the manager runs: it is reported, and outlives the manager's stop."""
     await home.add("anna")
+    runtime = home.runtime()
     async with running(home, full_comparison_interval=0.5) as manager:
         await ready(manager, "anna")
-        assert manager._opened is not None
-        runtime = home.runtime()
+        assert manager._wired is not None
         await runtime.open()
         nobody = Follower(id=FollowerId("nobody"), vault_secret_ref="ibkr/nobody", enabled=True)
-        await runtime.create(spec_for(nobody, manager._opened.house.options), Leases(free_ports(1), 1000))
-        async with asyncio.timeout(PATIENCE):
-            while [each.follower_id for each in await runtime.find()] != ["anna"]:
-                await asyncio.sleep(0.05)
-        await runtime.close()
+        await runtime._create(spec_for(nobody, manager._wired.services.options), 1000, free_ports(1))
+        await eventually(lambda: "no record names it" in " ".join(manager.left_alone()), manager.left_alone)
         assert manager.is_healthy("anna")
+    assert [each.follower_id for each in await runtime.list()] == ["nobody"]
+    await runtime.close()
+
+
+async def test_a_part_that_can_not_be_closed_keeps_no_other_from_it(home: Home) -> None:
+    """Whatever fails at the end is told; the socket is gone, the directory is free, and whoever waits for the end is told."""
+    manager = home.manager()
+    await manager.start()
+    assert manager._wired is not None
+
+    async def fail() -> None:
+        raise OSError("no room to write the last lines")
+
+    manager._wired.services.auditor.close = fail  # type: ignore[method-assign]  # a disk that fails at the end
+    with pytest.raises(OSError, match="no room"):
+        await manager.detach()
+    async with asyncio.timeout(PATIENCE):
+        await manager.until_ended()
+    assert not (home.directory / "control.sock").exists()
+    async with home.manager():
+        pass

@@ -8,15 +8,20 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.events import Event, SecondFactorRequested
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, LoginRefusedError, State
-from spreadpilot_core.ibkr.protocols import FollowerId
-from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from spreadpilot_core.ibkr.errors import LoginRefusedError
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.model.events import Event, SecondFactorRequested
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.records import LoginOutcome
+from spreadpilot_core.ibkr.model.states import State
+from spreadpilot_core.ibkr.runtimes.simulated.runtime import SimulatedRuntime
 from spreadpilot_core.ibkr.simulator.engine.files import read_address
+from spreadpilot_core.ibkr.wiring import open_records
 from support.home import Home, eventually, seen
 
 ANNA = FollowerId("anna")
@@ -162,6 +167,44 @@ async def test_login_failed_outside_the_reset_is_one_login_and_then_a_human(
         await eventually(lambda: seen(manager, ANNA).container is None)
         await asyncio.sleep(0.3)
         assert await starts(home) == 1
+
+
+async def test_programs_that_stop_their_gateways_meet_the_limit_of_full_logins(home: Home) -> None:
+    """Each start is a full login: the sentence names on_exit, an operator's word passes it, and a restart asks before it stops."""
+    await home.add(ANNA)
+    for made in range(2):
+        async with running(home, full_login_limit=2) as manager:
+            await state(manager, State.READY)
+            notices = " ".join(seen(manager, ANNA).notices)
+            assert f"user-anna made {('1 full login', '2 full logins')[made]} within 24 h" in notices
+    async with running(home, full_login_limit=2) as manager:
+        await state(manager, State.NEEDS_HUMAN)
+        assert 'on_exit="detach"' in (seen(manager, ANNA).next_action or "")
+        with pytest.raises(LoginRefusedError, match="--retry-login"):
+            await manager.launch_gateway(ANNA)
+        assert await starts(home) == 2
+        await manager.launch_gateway(ANNA, retry_login=True)
+        await state(manager, State.READY)
+        container = seen(manager, ANNA).container
+        with pytest.raises(LoginRefusedError, match="full_login_limit"):
+            await manager.restart_gateway(ANNA)
+        assert (seen(manager, ANNA).state, seen(manager, ANNA).container) == (State.READY, container)
+        assert await starts(home) == 3
+
+
+async def test_a_stop_in_the_middle_of_a_login_waits_for_it(home: Home, runtime: SimulatedRuntime) -> None:
+    """A typed login that is broken off would count as failed: it completes first, and the next manager finds nothing counted."""
+    await home.add(ANNA)
+    await runtime.script(ANNA, [], timings={"login": 3.0})
+    manager = home.manager()
+    await manager.start()
+    await eventually(lambda: "IBKR is asked" in (seen(manager, ANNA).reason or ""), lambda: seen(manager, ANNA))
+    await manager.stop()
+    records = open_records(manager.settings)
+    await records.open()
+    made = await records.full_logins("user-anna", datetime.now(UTC) - timedelta(days=1))
+    await records.close()
+    assert [each.outcome for each in made] == [LoginOutcome.SUCCEEDED]
 
 
 async def test_the_nightly_restart_costs_no_login_and_keeps_the_container(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 import pymongo
 import pytest
 
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewayStatus, State
-from spreadpilot_core.ibkr.protocols import FollowerId
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.states import GatewayStatus, State
 from support.home import PASSWORD, PATIENCE, Home, eventually, seen
 from support.mongo import BUILD_TIME, MongoServer, may_build
 
@@ -130,6 +132,12 @@ class Editor:
         else:
             self.wanted.discard(name)
 
+    def say_plainly(self) -> None:
+        """Disable whoever's record can't be used: the reading before it is in force for those who had a gateway."""
+        with pymongo.MongoClient(self._server.uri) as client:
+            for name in set(self._names) - self.wanted:
+                client["spreadpilot"]["followers"].update_one({"_id": name}, {"$set": {"enabled": False}})
+
 
 @pytest.mark.timeout(BUILD_TIME)
 @pytest.mark.parametrize("edits", [500, pytest.param(2000, marks=pytest.mark.soak)])
@@ -140,7 +148,7 @@ async def test_a_churn_of_edits_ends_with_exactly_the_gateways_that_are_asked_fo
     names = [f"f{number}" for number in range(12)]
     await store_credentials(home, names)
     editor = Editor(server, names, seed=11)
-    manager = manager_of(home, server, login_budget=8)
+    manager = manager_of(home, server, login_budget=8, removal_delay=0.5)
     await manager.start()
     try:
         for number in range(edits):
@@ -151,16 +159,19 @@ async def test_a_churn_of_edits_ends_with_exactly_the_gateways_that_are_asked_fo
                 await asyncio.to_thread(server.start)
             if number % 10 == 9:
                 await asyncio.sleep(0.2)
+        await asyncio.to_thread(editor.say_plainly)
         operator = asyncio.create_task(retry_whoever_failed(manager))
         await eventually(
-            lambda: running_of(manager) == editor.wanted,
+            lambda: running_of(manager) == containers_of(manager) == editor.wanted,
             lambda: (editor.wanted, [(each.follower_id, each.state, each.reason) for each in manager.list_gateways()]),
             within=120,
         )
         operator.cancel()
+        assert manager._wired is not None
         runtime = home.runtime()
+        runtime.identities = manager._wired.services.runtime.identities
         await runtime.open()
-        assert {each.follower_id for each in await runtime.find()} == editor.wanted
+        assert {each.follower_id for each in await runtime.list()} == editor.wanted
         await runtime.close()
         assert await most_at_once(home) == 1
     finally:
@@ -171,9 +182,15 @@ def running_of(manager: GatewayManager) -> set[str]:
     return {each.follower_id for each in manager.list_gateways() if each.state is State.READY}
 
 
+def containers_of(manager: GatewayManager) -> set[str]:
+    """Who has a container: ready, on its way, or being ended."""
+    return {each.follower_id for each in manager.list_gateways() if each.container is not None}
+
+
 async def retry_whoever_failed(manager: GatewayManager) -> None:
-    """What an operator does about launches that an edit cut short and that may have cost their login."""
+    """What an operator does about launches that an edit cut short and that may have cost their login, and about deletions."""
     while True:
+        await manager.confirm_removals()
         for each in manager.list_gateways():
             if each.state in (State.BACKING_OFF, State.NEEDS_HUMAN):
                 with contextlib.suppress(Exception):
@@ -255,8 +272,11 @@ async def test_mappings_follow_every_change_and_heal(home: Home, server: MongoSe
         await runtime.kill(FollowerId("ben"))
         await eventually(lambda: seen(manager, "ben").state is not State.READY, manager.list_gateways)
         await eventually(lambda: running_of(manager) == {"anna", "ben"}, manager.list_gateways)
-        after = await mapped_as(server, manager, "anna", "ben")
-        assert after["ben"]["container_id"] != before["ben"]["container_id"]
+        async with asyncio.timeout(PATIENCE):  # name, port and client id are as before: only the container tells
+            while (after := await mapped_as(server, manager, "anna", "ben"))["ben"]["container_id"] == before["ben"][
+                "container_id"
+            ]:
+                await asyncio.sleep(0.1)
         assert after["anna"] == before["anna"]
 
         await asyncio.to_thread(spoil_mappings, server)
@@ -335,3 +355,77 @@ async def mapped_as(server: MongoServer, manager: GatewayManager, *names: str) -
             if {name: tuple(each.get(field) for field in fields) for name, each in mappings.items()} == wanted():
                 return mappings
             await asyncio.sleep(0.05)
+
+
+FLEET = ("anna", "ben", "cleo", "dora")
+
+
+def restore(server: MongoServer, names: tuple[str, ...] = FLEET, **fields: Any) -> None:
+    """The records as they were, with fields of other services, one after the other."""
+    for name in names:
+        put_follower(server, name)
+        with pymongo.MongoClient(server.uri) as client:
+            extra = {
+                "email": f"{name}@example.org",
+                "commission_pct": 20,
+                "accounts": ["x"],
+                "status": "gold",
+                **fields,
+            }
+            client["spreadpilot"]["followers"].update_one({"_id": name}, {"$set": extra})
+        time.sleep(0.1)
+
+
+def lose(server: MongoServer, how: str) -> None:
+    with pymongo.MongoClient(server.uri) as client:
+        followers = client["spreadpilot"]["followers"]
+        match how:
+            case "dropped":
+                followers.drop()
+            case "renamed":
+                followers.rename(f"followers_{time.monotonic_ns()}")
+            case "emptied":
+                followers.delete_many({})
+            case "one by one":
+                for name in FLEET:
+                    followers.delete_one({"_id": name})
+                    time.sleep(0.3)
+            case "more than half":
+                followers.delete_many({"_id": {"$in": FLEET[:3]}})
+
+
+async def test_no_accident_in_the_database_stops_anybody(home: Home, server: MongoServer) -> None:
+    """Dropped, renamed, emptied, restored record by record, slips in documents that others share: everybody stays as they were."""
+    await store_credentials(home, list(FLEET))
+    await asyncio.to_thread(restore, server)
+    manager = manager_of(home, server, removal_delay=1.5)
+    await manager.start()
+    try:
+        await eventually(lambda: running_of(manager) == set(FLEET), manager.list_gateways)
+        before = {each.follower_id: each.container for each in manager.list_gateways()}
+        assert all(each.notices == () for each in manager.list_gateways())
+
+        def says(name: str, words: str) -> bool:
+            return words in " ".join(seen(manager, name).notices)
+
+        for how in ("dropped", "renamed", "emptied", "one by one", "more than half"):
+            await asyncio.to_thread(lose, server, how)
+            await eventually(lambda: says("anna", "confirm-removals"), manager.list_gateways)
+            await asyncio.to_thread(restore, server)
+            await eventually(
+                lambda: seen(manager, "dora").notices == () == seen(manager, "anna").notices, manager.list_gateways
+            )
+        for slip, words in (
+            ({"enabled": None, "enbled": True}, "was enabled meant?"),
+            ({"enabled": None}, "enabled is missing in its record"),
+            ({"read_only_api": True}, "read_only_api stands outside of gateway"),
+            ({"gateway": {"red_only_api": True}}, "gateway.red_only_api is unknown (read_only_api was meant?)"),
+            ({"trading_mode": "live", "account": "U1"}, "account is 'U1' instead of None"),
+        ):
+            await asyncio.to_thread(restore, server, ("anna",), **slip)
+            await eventually(lambda: says("anna", words), manager.list_gateways)  # noqa: B023  # waited for at once
+            assert {each.follower_id: each.container for each in manager.list_gateways()} == before
+        await asyncio.to_thread(restore, server, FLEET[:3], enabled=False)
+        await eventually(lambda: running_of(manager) == {"dora"}, manager.list_gateways)
+    finally:
+        await manager.stop()

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from spreadpilot_core.ibkr.store.mongo_database import MongoDatabase
-from spreadpilot_core.ibkr.store.mongo_versions import MongoVersions, Version
-from spreadpilot_core.ibkr.store.term import COLLECTION, Term
+from spreadpilot_core.ibkr.errors import StoreDamagedError
+from spreadpilot_core.ibkr.leadership.lease import LeaderLease
+from spreadpilot_core.ibkr.model.records import LoginOutcome
+from spreadpilot_core.ibkr.store.mongodb.database import MongoDatabase
+from spreadpilot_core.ibkr.store.mongodb.store import LEADER_LEASE
+from spreadpilot_core.ibkr.store.mongodb.versions import MongoVersions, Version
 from support.mongo import may_build, mongo_database, mongo_server  # noqa: F401  # fixtures
+from support.stores import BUDGET, NOON, MongoRecordsUnderTest, an_attempt
 
 pytestmark = may_build
 
@@ -87,16 +93,72 @@ async def test_racing_managers_share_one_term(mongo_server: str, mongo_database:
     databases = [MongoDatabase(SecretStr(mongo_server), mongo_database) for _ in range(4)]
     for database in databases:
         await database.open()
-    terms = [
-        Term(MongoVersions(database, COLLECTION), holder=f"host-{number}", engine_id="engine", term=600)
+    leases = [
+        LeaderLease(
+            MongoVersions(database, LEADER_LEASE), holder=f"host-{number}", engine_id="engine", leader_lease=600
+        )
         for number, database in enumerate(databases)
     ]
     for round_ in range(1, 5):
-        standings = await asyncio.gather(*(term.step() for term in terms))
-        holders = [term for term in terms if term.held]
+        standings = await asyncio.gather(*(leader_lease.step() for leader_lease in leases))
+        holders = [leader_lease for leader_lease in leases if leader_lease.held]
         assert len(holders) == 1
-        assert {standing.number for standing in standings if standing.held} == {round_}
+        assert {leadership.number for leadership in standings if leadership.held} == {round_}
         await holders[0].resign()
-        terms.remove(holders[0])
+        leases.remove(holders[0])
     for database in databases:
         await database.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"version": "seven"},
+        {"version": 1.5},
+        {"version": None},
+        {"version": 9},
+        {"attempts": 7},
+        {"attempts": ["x"]},
+        {"attempts": {"id": "x"}},
+    ],
+    ids=str,
+)
+async def test_a_broken_document_of_logins_harms_its_own_user_alone(
+    mongo_server: str,  # noqa: F811
+    mongo_database: str,  # noqa: F811
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: dict[str, Any],
+) -> None:
+    """It is named, keeps its own user from logging in, and stays as it is; everybody else's logins are read and written."""
+    under_test = MongoRecordsUnderTest(mongo_server, mongo_database, tmp_path)
+    before, store = under_test.store(), under_test.store()
+    await before.open()
+    await store.open()
+    try:
+        for number, user in enumerate(("anna", "bert"), start=1):
+            assert await before.reserve_login(an_attempt(number, user=user), BUDGET) is None
+        await under_test.change_logins("bert", damage)
+        assert [each.user for each in await store.unsettled_logins()] == ["anna"]
+        assert any("bert" in each.getMessage() for each in caplog.records if each.levelname == "WARNING")
+        await store.settle_login(an_attempt(1).id, LoginOutcome.VOID, NOON)
+        assert await store.reserve_login(an_attempt(3, user="anna"), BUDGET) is None
+        assert list(await store.full_logins("anna", NOON)) == []
+        for refused in (
+            store.full_logins("bert", NOON),
+            store.reserve_login(an_attempt(4, user="bert"), BUDGET),
+        ):
+            with pytest.raises(StoreDamagedError, match="bert"):
+                await refused
+        await under_test.change_logins("bert", {"version": 1, "attempts": []})  # mended by hand
+        assert await store.reserve_login(an_attempt(5, user="bert"), BUDGET) is None
+    finally:
+        await before.close()
+        await store.close()
+
+
+async def test_a_version_that_a_shell_wrote_is_a_number(managers: list[MongoVersions]) -> None:
+    """MongoDB's shell writes 1 as 1.0."""
+    assert await managers[0].write(Version("n", 0, {}), {"sum": 1})
+    await managers[1]._database.put("counters", {"_id": "1:n", "name": "n", "version": 1.0, "sum": 2})
+    assert ((await managers[2].read("n")).number, (await managers[2].read("n")).content["sum"]) == (1, 2)

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 from ib_async import IB
 
-from support.simulated_life import ACCOUNT, DEADLINE, DIALECTS, Life, living, until
+from support.simulated_life import ACCOUNT, CONTROLLERS, DEADLINE, Life, living, until
 
-both = pytest.mark.parametrize("dialect", DIALECTS)
+both = pytest.mark.parametrize("controller", CONTROLLERS)
 
 
 class Client:
@@ -44,17 +44,17 @@ async def connected(life: Life) -> AsyncIterator[Client]:
 
 
 @both
-async def test_client_connects_after_the_login(dialect: str) -> None:
+async def test_client_connects_after_the_login(controller: str) -> None:
     """Logged in, the managed accounts are those of the login."""
-    async with living(dialect, accounts=[ACCOUNT, "DU7654321"]) as life, connected(life) as client:
+    async with living(controller, accounts=[ACCOUNT, "DU7654321"]) as life, connected(life) as client:
         assert client.ib.managedAccounts() == [ACCOUNT, "DU7654321"]
 
 
 @both
-async def test_disclaimer_that_waits_refuses_with_10141(dialect: str) -> None:
+async def test_disclaimer_that_waits_refuses_with_10141(controller: str) -> None:
     """Between a paper login and its disclaimer clients are told 10141 and dropped; afterwards they are served."""
-    async with living(dialect, [{"disclaimer_pending": 60}]) as life:
-        await life.said("Login has completed" if dialect == "ibc" else "state=LoginState.LOGGED_IN")
+    async with living(controller, [{"disclaimer_pending": 60}]) as life:
+        await life.said("Login has completed" if controller == "ibc" else "state=LoginState.LOGGED_IN")
         client = Client()
         with pytest.raises((TimeoutError, ConnectionError)):
             await client.connect(life, seconds=3)
@@ -117,9 +117,9 @@ async def test_farm_notices() -> None:
 
 
 @both
-async def test_nightly_restart_ends_the_socket_and_serves_again(dialect: str) -> None:
+async def test_nightly_restart_ends_the_socket_and_serves_again(controller: str) -> None:
     """A connected client loses its socket, the same port serves the next one."""
-    async with living(dialect) as life, connected(life) as client:
+    async with living(controller) as life, connected(life) as client:
         life.gateway.inject("nightly_restart")
         await until(lambda: not client.ib.isConnected())
         async with connected(life) as again:
@@ -141,9 +141,9 @@ async def test_frozen_gateway_leaves_the_socket_open_and_silent() -> None:
 
 
 @both
-async def test_lost_session_keeps_sockets_and_mutes_new_ones(dialect: str) -> None:
+async def test_lost_session_keeps_sockets_and_mutes_new_ones(controller: str) -> None:
     """The client is told 1100 and stays connected; whoever connects now gets no further than the handshake."""
-    async with living(dialect) as life, connected(life) as client:
+    async with living(controller) as life, connected(life) as client:
         life.gateway.inject("session_lost")
         await client.told(1100)
         assert client.ib.isConnected()
@@ -154,9 +154,9 @@ async def test_lost_session_keeps_sockets_and_mutes_new_ones(dialect: str) -> No
 
 @both
 @pytest.mark.parametrize("fault", ["crash", "out_of_memory", "kill", "log_off"])
-async def test_end_of_the_gateway_ends_the_socket(dialect: str, fault: str) -> None:
+async def test_end_of_the_gateway_ends_the_socket(controller: str, fault: str) -> None:
     """However it ends, its clients read the end of the stream."""
-    async with living(dialect) as life, connected(life) as client:
+    async with living(controller) as life, connected(life) as client:
         life.gateway.inject(fault)
         await until(lambda: not client.ib.isConnected())
         await life.ended()
@@ -172,9 +172,9 @@ async def test_dropped_clients_may_come_back() -> None:
 
 
 @both
-async def test_log_tells_of_clients_that_go(dialect: str) -> None:
+async def test_log_tells_of_clients_that_go(controller: str) -> None:
     """The gateway prints a line of its own for each client that goes away; it means nothing for the login."""
-    async with living(dialect) as life:
+    async with living(controller) as life:
         async with connected(life):
             assert not life.count("remove Client")
         await life.said("remove Client 1")

@@ -11,18 +11,10 @@ from pathlib import Path
 import ib_async
 import pytest
 
-from spreadpilot_core.ibkr.credentials.doors import deliver
 from spreadpilot_core.ibkr.errors import LaunchError, NameTakenError
-from spreadpilot_core.ibkr.protocols import (
-    Dialect,
-    FollowerId,
-    Gateway,
-    Leases,
-    RuntimeEventKind,
-    RuntimeState,
-    TradingMode,
-)
-from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from spreadpilot_core.ibkr.model.followers import FollowerId, TradingMode
+from spreadpilot_core.ibkr.model.gateways import Controller, Gateway, GatewayPhase
+from spreadpilot_core.ibkr.runtimes.simulated.runtime import SimulatedRuntime
 from spreadpilot_core.ibkr.settings import Settings
 from support.ports import free_ports
 from support.runtimes import (  # noqa: F401  # a fixture
@@ -74,12 +66,12 @@ async def client_fixture() -> AsyncIterator[ib_async.IB]:
 
 async def test_nothing_starts_without_its_secret(place: SimulatedPlace, runtime: SimulatedRuntime) -> None:
     """A created container waits; the refusal says for what, and delivering it is enough."""
-    created = await runtime.create(place.spec(), Leases(free_ports(1), 1000))
+    created = await runtime._create(place.spec(), 1000, free_ports(1))
     with pytest.raises(LaunchError, match="waits for its secret"):
-        await runtime.start(created.container_id)
-    assert (await found(runtime, created.container_id)).state is RuntimeState.CREATED
-    await asyncio.to_thread(deliver, created.door, b"secret")
-    assert (await runtime.start(created.container_id)).state is RuntimeState.RUNNING
+        await runtime._start(created.container_id)
+    assert (await found(runtime, created.container_id)).phase is GatewayPhase.AWAITING_SECRET
+    await place.deliver(created, b"secret")
+    assert (await runtime._start(created.container_id)).phase is GatewayPhase.RUNNING
 
 
 async def test_an_ended_container_is_not_started_again(place: SimulatedPlace, runtime: SimulatedRuntime) -> None:
@@ -87,33 +79,37 @@ async def test_an_ended_container_is_not_started_again(place: SimulatedPlace, ru
     gateway = await place.launch(runtime)
     await runtime.kill(ALICE)
     with pytest.raises(LaunchError, match="has ended"):
-        await runtime.start(gateway.container_id)
+        await runtime._start(gateway.container_id)
 
 
-@pytest.mark.parametrize("dialect", ["ibc", "ibcontroller"])
+@pytest.mark.parametrize("controller", ["ibc", "ibcontroller"])
 @pytest.mark.parametrize("password", [PASSWORD, "pä$$ wörd\\n#!=:\\", "東京{x}%", "😀'\"`$(id)"])
 async def test_a_password_arrives_as_it_was_given(
-    place: SimulatedPlace, runtime: SimulatedRuntime, dialect: Dialect, password: str
+    place: SimulatedPlace, runtime: SimulatedRuntime, controller: Controller, password: str
 ) -> None:
     """Written by the courier for one controller and read by that controller's rules, it logs in; any other doesn't."""
     right = hashlib.sha256(password.encode()).hexdigest()
     await runtime.script(ALICE, password_sha256=right)
     await runtime.script(FollowerId("bob"), password_sha256=right)
-    outcomes = (LOGGED_IN[dialect], REJECTED[dialect])
-    created = await place.create(runtime, place.spec(dialect=dialect), password=password)
-    assert await says(runtime, await runtime.start(created.container_id), *outcomes) == outcomes[0]
-    created = await place.create(runtime, place.spec("bob", dialect=dialect), password=password + "x")
-    assert await says(runtime, await runtime.start(created.container_id), *outcomes) == outcomes[1]
+    outcomes = (LOGGED_IN[controller], REJECTED[controller])
+    gateway = await place.launch(runtime, place.spec(controller=controller), password=password)
+    assert await says(runtime, gateway, *outcomes) == outcomes[0]
+    gateway = await place.launch(runtime, place.spec("bob", controller=controller), password=password + "x")
+    assert await says(runtime, gateway, *outcomes) == outcomes[1]
 
 
 async def test_no_password_is_left_in_the_directory(place: SimulatedPlace, runtime: SimulatedRuntime) -> None:
     """Neither in the trail nor in any other file of the host, and no list or inspection shows it or the user."""
-    created = await place.create(runtime, make_spec(user="somebody-special"))
-    gateway = await runtime.start(created.container_id)
+    gateway = await place.launch(runtime, make_spec(user="somebody-special"))
     await says(runtime, gateway, LOGGED_IN["ibcontroller"])
-    assert "somebody-special" not in repr(await runtime.find())
+    assert "somebody-special" not in repr(await runtime.list())
     files = await asyncio.to_thread(lambda: [each for each in place.directory.iterdir() if each.is_file()])
-    assert {file.name for file in files} == {"operations.jsonl", "simulated-host.json", "simulated-host.lock"}
+    assert {file.name for file in files} == {
+        "logins.jsonl",
+        "operations.jsonl",
+        "simulated-host.json",
+        "simulated-host.lock",
+    }
     for file in files:
         content = await asyncio.to_thread(file.read_text)
         assert PASSWORD not in content
@@ -125,7 +121,10 @@ async def test_no_password_is_left_in_the_directory(place: SimulatedPlace, runti
 
 async def test_the_first_start_of_a_follower_can_be_scripted_to_fail(place: SimulatedPlace) -> None:
     """Said in `scripts.json` before there is a host: rejected at the first start, logged in at the second."""
-    book = {"dialect": "ibc", "followers": {"alice": {"laps": [{"wrong_password": True}], "accounts": ["DU1000001"]}}}
+    book = {
+        "controller": "ibc",
+        "followers": {"alice": {"laps": [{"wrong_password": True}], "accounts": ["DU1000001"]}},
+    }
     await asyncio.to_thread((place.directory / "scripts.json").write_text, json.dumps(book))
     runtime = await place.runtime()
     outcomes = (LOGGED_IN["ibc"], REJECTED["ibc"])
@@ -133,10 +132,10 @@ async def test_the_first_start_of_a_follower_can_be_scripted_to_fail(place: Simu
         spec = make_spec(options=place.spec().options.model_copy(update={"image_contract": None}))
         assert await runtime.prepare(spec) == "ibc"
         gateway = await place.launch(runtime, spec)
-        assert gateway.dialect == "ibc"
+        assert gateway.controller == "ibc"
         assert await says(runtime, gateway, *outcomes) == outcome
         await runtime.remove(gateway.container_id, grace=0)
-    (other,) = [await place.launch(runtime, place.spec("bob", dialect="ibc"))]
+    (other,) = [await place.launch(runtime, place.spec("bob", controller="ibc"))]
     assert await says(runtime, other, *outcomes) == outcomes[0]
 
 
@@ -155,20 +154,20 @@ async def test_a_fault_of_the_login_may_be_said_before_there_is_a_container(
 async def test_a_fault_happens_in_the_running_gateway(
     place: SimulatedPlace, runtime: SimulatedRuntime, client: ib_async.IB
 ) -> None:
-    """A crash ends it with its exit code and an event; a wrong name is told with the known ones."""
+    """A crash ends it with its exit code and is told; a wrong name is told with the known ones."""
     async with watching(runtime) as events:
-        gateway = await place.launch(runtime, place.spec(dialect="ibc"))
+        gateway = await place.launch(runtime, place.spec(controller="ibc"))
         await says(runtime, gateway, "Configuration tasks completed")
         with pytest.raises(LaunchError, match=r"known are .*crash"):
             await runtime.inject(ALICE, "crahs")
         with pytest.raises(LaunchError, match="exit_code"):
             await runtime.inject(ALICE, "crash", code=1)
-        await client.connectAsync(gateway.host, gateway.leases.host_port, clientId=5, timeout=20)
+        await client.connectAsync(gateway.endpoint.host, gateway.endpoint.port, clientId=5, timeout=20)
         await runtime.inject(ALICE, "drop_clients")
         await until(lambda: not client.isConnected(), "for the end of the client")
+        known = len(events)
         await runtime.inject(ALICE, "crash", exit_code=134)
-        await until(lambda: any(event.kind is RuntimeEventKind.DIED for event in events), lambda: events)
-    assert [event.exit_code for event in events if event.kind is RuntimeEventKind.DIED] == [134]
+        await until(lambda: events[known:] == [gateway.container_id], lambda: events)
     assert (await found(runtime, gateway.container_id)).exit_code == 134
 
 
@@ -179,7 +178,7 @@ async def test_accounts_mode_and_read_only_reach_the_api(
     await runtime.script(ALICE, accounts=["U1000001", "U1000002"], server_version=170)
     gateway = await place.launch(runtime, place.spec(trading_mode=TradingMode.LIVE))
     await says(runtime, gateway, "-> READY")
-    await client.connectAsync(gateway.host, gateway.leases.host_port, clientId=5, timeout=20)
+    await client.connectAsync(gateway.endpoint.host, gateway.endpoint.port, clientId=5, timeout=20)
     assert client.managedAccounts() == ["U1000001", "U1000002"]
     assert client.client.serverVersion() == 170
 
@@ -190,7 +189,7 @@ async def test_positions_outlive_a_gateway(
     """What was bought through one container is there in the next one, as it is at IBKR."""
     gateway = await place.launch(runtime)
     await says(runtime, gateway, "-> READY")
-    await client.connectAsync(gateway.host, gateway.leases.host_port, clientId=5, timeout=20)
+    await client.connectAsync(gateway.endpoint.host, gateway.endpoint.port, clientId=5, timeout=20)
     trade = client.placeOrder(
         ib_async.Stock("AAPL", "SMART", "USD"), ib_async.MarketOrder("BUY", 10, account=client.managedAccounts()[0])
     )
@@ -199,7 +198,7 @@ async def test_positions_outlive_a_gateway(
     await runtime.remove(gateway.container_id, grace=0)
     gateway = await place.launch(runtime)
     await says(runtime, gateway, "-> READY")
-    await client.connectAsync(gateway.host, gateway.leases.host_port, clientId=6, timeout=20)
+    await client.connectAsync(gateway.endpoint.host, gateway.endpoint.port, clientId=6, timeout=20)
     assert [(each.contract.symbol, each.position) for each in client.positions()] == [("AAPL", 10)]
 
 
@@ -208,7 +207,7 @@ async def test_a_scripts_file_with_a_slip_stops_the_launch(place: SimulatedPlace
     scripts = place.directory / "scripts.json"
     await asyncio.to_thread(scripts.write_text, '{"followers": {"alice": {"lapse": []}}}')
     with pytest.raises(LaunchError, match=r"scripts\.json.*alice.*lapse"):
-        await runtime.create(place.spec(), Leases(free_ports(1), 1000))
+        await place.launch(runtime)
     await asyncio.to_thread(scripts.unlink)
     await place.launch(runtime)
 
@@ -231,13 +230,13 @@ async def test_a_hanging_gateway_is_killed_when_its_grace_is_over(
 async def test_the_trail_tells_who_did_what_and_when(place: SimulatedPlace, runtime: SimulatedRuntime) -> None:
     """Begin and end of each operation with manager, owner, follower, container and result, in the order of its clock."""
     other = await place.runtime(manager_id="second")
-    created = await runtime.create(place.spec(), Leases(free_ports(1), 1000))
+    created = await runtime._create(place.spec(), 1000, free_ports(1))
     with pytest.raises(NameTakenError):
-        await other.create(place.spec(), Leases(free_ports(1), 1001))
+        await place.launch(other)
     with pytest.raises(LaunchError):
-        await runtime.start(created.container_id)
-    await asyncio.to_thread(deliver, created.door, b"secret")
-    await runtime.start(created.container_id)
+        await runtime._start(created.container_id)
+    await place.deliver(created, b"secret")
+    await runtime._start(created.container_id)
     await other.remove(created.container_id, grace=0)
     trail = await asyncio.to_thread(place.operations)
     ends = [line for line in trail if line["phase"] == "end"]
@@ -265,23 +264,21 @@ async def test_a_call_that_was_cut_off_after_it_was_obeyed_is_seen_by_listing(
     """The host did it and only the answer was lost: the list tells, and nothing is done twice."""
     await runtime.ask_host("answer_late", operation=operation, seconds=600)
     if operation == "create":
-        call = asyncio.create_task(runtime.create(place.spec(), Leases(free_ports(1), 1000)))
+        call = asyncio.create_task(runtime._create(place.spec(), 1000, free_ports(1)))
+    elif operation == "start":
+        call = asyncio.create_task(place.launch(runtime))
     else:
-        created = await place.create(runtime, place.spec())
-        call = asyncio.create_task(
-            runtime.start(created.container_id)
-            if operation == "start"
-            else runtime.remove(created.container_id, grace=0)  # type: ignore[arg-type]  # one task, two answers
-        )
+        call = asyncio.create_task(runtime.remove(await place.cut_off(runtime), grace=0))
     await until(lambda: any(line["phase"] == "end" for line in place.operations(operation)), "for the host")
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
-    states = [gateway.state.value for gateway in await runtime.find()]
-    assert states == {"create": ["created"], "start": ["running"], "remove": []}[operation]
+    phases = [gateway.phase for gateway in await runtime.list()]
+    left = {"create": [GatewayPhase.AWAITING_SECRET], "start": [GatewayPhase.RUNNING], "remove": []}
+    assert phases == left[operation]
 
 
 async def test_streams_that_were_cut_are_taken_up_again(place: SimulatedPlace, runtime: SimulatedRuntime) -> None:
-    """Events say `GAP` and go on; a log goes on where it was, without a repeated or a missing line."""
+    """The stream of changes says None and goes on; a log goes on where it was, without a repeated or a missing line."""
     operator = await place.runtime()
     await runtime.script(ALICE, timings="real")
     async with watching(runtime) as events:
@@ -290,11 +287,10 @@ async def test_streams_that_were_cut_are_taken_up_again(place: SimulatedPlace, r
             for cut in (1, 2, 3):
                 await until(lambda: len(lines) > 5, lambda: lines)
                 await operator.ask_host("drop_streams")
-                await until(
-                    lambda cut=cut: sum(event.kind is RuntimeEventKind.GAP for event in events) > cut, lambda: events
-                )
+                await until(lambda cut=cut: events.count(None) > cut, lambda: events)
+            known = len(events)
             await runtime.kill(ALICE)
-            await until(lambda: any(event.kind is RuntimeEventKind.DIED for event in events), lambda: events)
+            await until(lambda: gateway.container_id in events[known:], lambda: events)
             await asyncio.wait_for(task, 60)
         async with following(runtime, gateway) as (whole, task):
             await asyncio.wait_for(task, 60)

@@ -372,10 +372,10 @@ async def test_a_connection_cut_off_at_its_very_end_does_not_hold_up_the_server(
             await served.server.serve(reader, writer)
 
         tasks: list[asyncio.Task[None]] = []
-        door = await asyncio.start_server(
+        delivery_target = await asyncio.start_server(
             lambda reader, writer: tasks.append(asyncio.create_task(serve(reader, writer))), HOST, 0
         )
-        _, writer = await asyncio.open_connection(HOST, door.sockets[0].getsockname()[1])
+        _, writer = await asyncio.open_connection(HOST, delivery_target.sockets[0].getsockname()[1])
         writer.close()
         async with asyncio.timeout(GENEROUS):
             await closing.wait()
@@ -383,4 +383,4 @@ async def test_a_connection_cut_off_at_its_very_end_does_not_hold_up_the_server(
         await asyncio.gather(*tasks, return_exceptions=True)
         async with asyncio.timeout(GENEROUS):
             await served.server.close()
-        door.close()
+        delivery_target.close()

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.credentials.backoff import AwayError, Pace, SharedBackoff
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.credentials.source import SecretGoneError
-from spreadpilot_core.ibkr.credentials.vault import VaultAccess, VaultCredentials
+from spreadpilot_core.ibkr.credentials.sources.backoff import AwayError, Pace, SharedBackoff
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
+from spreadpilot_core.ibkr.credentials.sources.source import SecretGoneError
+from spreadpilot_core.ibkr.credentials.sources.vault.access import VaultAccess
+from spreadpilot_core.ibkr.credentials.sources.vault.source import VaultCredentials
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError
 from support.certificates import make_certificates
 from support.tcp_proxy import TcpProxy
@@ -37,8 +38,8 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaoServer]:
 @pytest.fixture
 def proxy(bao: BaoServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:
     """A path to it on which requests are counted: none is repeated because the server was held up for a while."""
-    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.vault.ANSWER_TIME", PATIENCE)
-    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.vault.TRY_TIME", PATIENCE)
+    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.sources.vault.source.ANSWER_TIME", PATIENCE)
+    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.sources.vault.source.TRY_TIME", PATIENCE)
     with TcpProxy(bao.port) as proxy:
         yield proxy
 
@@ -347,7 +348,7 @@ def test_a_bad_path_is_given_up_and_recovers(
 ) -> None:
     """Connections that never answer or are reset end as unavailable after four tries; a mended path serves again."""
     with monkeypatch.context() as patched:
-        patched.setattr("spreadpilot_core.ibkr.credentials.vault.ANSWER_TIME", 1.5)
+        patched.setattr("spreadpilot_core.ibkr.credentials.sources.vault.source.ANSWER_TIME", 1.5)
         vault = connect(address=proxy.address, token=bao.token("reader"))
         vault.read("ibkr/f1")
     proxy.mode = mode
@@ -365,7 +366,7 @@ def test_a_dribbling_path_is_given_up(
     bao: BaoServer, proxy: TcpProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A byte now and then is no answer: while we find out whether Vault is there, each try has its end."""
-    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.vault.TRY_TIME", 0.4)
+    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.sources.vault.source.TRY_TIME", 0.4)
     proxy.mode = "dribble"
     with pytest.raises(AwayError, match="did not answer within"):
         connect(address=proxy.address, token=bao.token("reader")).read("ibkr/f1")
@@ -375,7 +376,7 @@ def test_a_hundred_on_a_half_open_path_share_four_tries(
     bao: BaoServer, proxy: TcpProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody answers, a hundred wait: the server is asked as often as one follower would ask it."""
-    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.vault.ANSWER_TIME", 0.3)
+    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.sources.vault.source.ANSWER_TIME", 0.3)
     vault = connect(address=proxy.address, token=bao.token("reader"), shared_for=60.0)
     proxy.mode = "half_open"
 

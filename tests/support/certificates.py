@@ -47,15 +47,30 @@ class _Authority:
         self.certificate = (
             _builder(self._name, self._name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            .add_extension(_MAY_SIGN, critical=True)
             .sign(self._key, hashes.SHA256())
         )
 
     def sign(self, name: str, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
         loopback = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = _builder(_name(name), self._name, key.public_key()).add_extension(loopback, critical=False)
-        return builder.sign(self._key, hashes.SHA256())
+        return builder.add_extension(signer, critical=False).sign(self._key, hashes.SHA256())
 
 
+_MAY_SIGN = x509.KeyUsage(
+    key_cert_sign=True,
+    crl_sign=True,
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+"""Python 3.13 believes no authority that does not say so."""
 _PEM = serialization.Encoding.PEM
 
 

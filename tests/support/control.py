@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from spreadpilot_core.ibkr.deciding.states import State
+from spreadpilot_core.ibkr.http_api.address import SOCKET
+from spreadpilot_core.ibkr.http_api.app import control_app
+from spreadpilot_core.ibkr.http_api.server import ControlServer
+from spreadpilot_core.ibkr.model.states import State
 from spreadpilot_core.ibkr.service.client import ControlClient
-from spreadpilot_core.ibkr.service.control import control_app
-from spreadpilot_core.ibkr.service.control_address import SOCKET
-from spreadpilot_core.ibkr.service.control_server import ControlServer
 from support.fake_manager import FakeManager, a_snapshot
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Control:
     @asynccontextmanager
     async def http(self) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.AsyncHTTPTransport(uds=str(self.state_dir / SOCKET))
-        async with httpx.AsyncClient(transport=transport, base_url="http://manager") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://manager/v1") as client:
             yield client
 
     async def raw(self, method: str, path: str, **rest: Any) -> httpx.Response:

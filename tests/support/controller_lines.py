@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
-from spreadpilot_core.ibkr.login_log import LoginLog, LoginPhase
-from spreadpilot_core.ibkr.protocols import Dialect
+from spreadpilot_core.ibkr.controller_log.reader import LoginLog
+from spreadpilot_core.ibkr.controller_log.tables import LoginPhase
+from spreadpilot_core.ibkr.model.gateways import Controller
 
 CORPUS = Path(__file__).parents[1] / "data" / "log_corpus" / "ibcontroller-0.1.4"
 _ticks = count()
@@ -36,17 +37,17 @@ def window(title: str) -> str:
     return ibcontroller(f"unhandled unprompted window: javax.swing.JDialog {title!r}", module="recognisers")
 
 
-def read(dialect: Dialect, lines: Iterable[str]) -> LoginLog:
+def read(controller: Controller, lines: Iterable[str]) -> LoginLog:
     """A log that has read these lines."""
-    log = LoginLog(dialect)
+    log = LoginLog(controller)
     for line in lines:
         log.read(line)
     return log
 
 
-def phases(dialect: Dialect, lines: Iterable[str]) -> list[LoginPhase]:
+def phases(controller: Controller, lines: Iterable[str]) -> list[LoginPhase]:
     """Every phase these lines go through, in order."""
-    return list(_phases(LoginLog(dialect), lines))
+    return list(_phases(LoginLog(controller), lines))
 
 
 def _phases(log: LoginLog, lines: Iterable[str]) -> Iterator[LoginPhase]:

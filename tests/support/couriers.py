@@ -7,24 +7,24 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from spreadpilot_core.ibkr.credentials.couriers import Couriers, first_line
+from spreadpilot_core.ibkr.credentials.broker import CourierBroker, first_line
 from spreadpilot_core.ibkr.settings import Settings
 
 
 @asynccontextmanager
 async def couriers_in(
     state_dir: Path, *, settings: dict[str, Any] | None = None, **options: Any
-) -> AsyncIterator[Couriers]:
+) -> AsyncIterator[CourierBroker]:
     """Couriers with that state directory, closed at the end."""
     read = Settings.read(state_dir=state_dir, **{"vault_enabled": False, **(settings or {})})
-    couriers = Couriers(first_line(read), **options)
+    couriers = CourierBroker(first_line(read), **options)
     try:
         yield couriers
     finally:
         await couriers.close()
 
 
-def pids(couriers: Couriers) -> list[int]:
+def pids(couriers: CourierBroker) -> list[int]:
     """The processes of these couriers."""
     return [courier._process.pid for courier in couriers._live.values()]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from spreadpilot_core.ibkr.controller_log.reader import LoginView
+from spreadpilot_core.ibkr.controller_log.tables import LoginPhase
 from spreadpilot_core.ibkr.deciding.decide import decide
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Memory, Settlement
 from spreadpilot_core.ibkr.deciding.observation import (
@@ -21,23 +23,13 @@ from spreadpilot_core.ibkr.deciding.observation import (
     Outcome,
     PermitState,
     PermitView,
-    Prepared,
+    Preflight,
     Wanted,
 )
-from spreadpilot_core.ibkr.login_log import LoginPhase, LoginView
-from spreadpilot_core.ibkr.protocols import (
-    AttemptId,
-    ContainerId,
-    Follower,
-    FollowerId,
-    Gateway,
-    Leases,
-    Login,
-    LoginAttempt,
-    Record,
-    RuntimeState,
-    TradingMode,
-)
+from spreadpilot_core.ibkr.model.followers import Follower, FollowerId, TradingMode
+from spreadpilot_core.ibkr.model.gateways import Endpoint, Gateway, GatewayPhase, Login
+from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode
+from spreadpilot_core.ibkr.model.records import AttemptId, ContainerId, LoginAttempt, Record
 
 FOLLOWER = FollowerId("anna")
 START = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)  # a Tuesday, outside every reset window
@@ -52,10 +44,16 @@ class World:
     record: Record = field(default_factory=lambda: Record(follower_id=FOLLOWER))
     memory: Memory = field(default_factory=lambda: Memory(since=START))
     gateway: Gateway | None = None
+    unclaimed: str | None = None
     stale: bool = False
     login: LoginView | None = None
+    last_login: LoginView | None = None
+    phone: str | None = None
+    overridden_user: str | None = None
+    restart_asked: datetime | None = None
+    user_taken_by: FollowerId | None = None
     connection: ConnectionView | None = None
-    prepared: Prepared | None = None
+    preflight: Preflight | None = None
     permit: PermitView | None = None
     attempt: LoginAttempt | None = None
     outcome: Outcome | None = None
@@ -85,7 +83,7 @@ class World:
     _heard: LoginView | None = None
     decision: Decision | None = None
 
-    # ------------------------------------------------------------------ one cycle
+    # ------------------------------------------------------------------ one pass
 
     def step(self) -> Decision:
         """Observe, decide, judge, carry out, let time pass."""
@@ -108,16 +106,22 @@ class World:
             follower_id=FOLLOWER,
             wanted=self.wanted,
             follower=Follower(id=FOLLOWER, vault_secret_ref="ibkr/anna", enabled=True, account=self.account),
-            spec_digest="spec",
-            runtime_fault=self.runtime_fault,
+            runtime_fault=_reason(ReasonCode.RUNTIME_UNAVAILABLE, self.runtime_fault),
             gateway=self.gateway,
+            unclaimed=_reason(ReasonCode.GATEWAY_UNCLAIMED, self.unclaimed),
             gateway_stale=self.stale,
             login=self._log() if self.log_is_readable else None,
+            last_login=self.last_login,
+            phone=self.phone,
+            overridden_user=self.overridden_user,
+            restart_asked=self.restart_asked,
+            user_taken_by=self.user_taken_by,
             connection=self.connection,
             outcome=self.outcome,
-            prepared=self.prepared,
+            preflight=self.preflight,
             permit=self.permit,
             attempt=self.attempt,
+            logins=self.recent(),
             record=self.record,
             newest_version=self.version,
             operator_login=self.operator_login,
@@ -144,7 +148,7 @@ class World:
 
     def _is_proven(self) -> bool:
         connection, gateway = self.connection, self.gateway
-        if connection is None or gateway is None or gateway.state is not RuntimeState.RUNNING:
+        if connection is None or gateway is None or gateway.phase is not GatewayPhase.RUNNING:
             return False
         logged_in = self.login is None or self.login.completed or not self.login.saw_start
         return logged_in and connection.is_open and bool(connection.accounts) and connection.last_heartbeat is not None
@@ -161,14 +165,21 @@ class World:
             return
         if len(self.counted()) >= self.limits.login_budget:
             self.broken.append("launch with a spent budget")
-        assert seen.prepared is not None
-        if (self.record.rejected_version, self.record.rejected_user) == (seen.prepared.login.version, "user"):
+        if self.limits.full_login_limit is not None and len(self.recent()) >= self.limits.full_login_limit:
+            self.broken.append("launch with no full login left")
+        assert seen.preflight is not None
+        if (self.record.rejected_version, self.record.rejected_user) == (seen.preflight.login.version, "user"):
             self.broken.append("launch with a rejected password")
 
     def counted(self) -> list[LoginAttempt]:
         """What the ledger counts."""
         since = self.now - timedelta(hours=24)
-        return [each for each in self.attempts if each.outcome and each.outcome.counts and each.reserved_at >= since]
+        return [each for each in self.recent() if each.counts and each.reserved_at >= since]
+
+    def recent(self) -> list[LoginAttempt]:
+        """What the ledger knows of the last day."""
+        since = self.now - timedelta(hours=24)
+        return [each for each in self.attempts if each.is_full and each.reserved_at >= since]
 
     # ------------------------------------------------------------------ actions
 
@@ -179,7 +190,8 @@ class World:
         self.now += timedelta(milliseconds=50)
         match action.kind:
             case ActionKind.ASK_PERMIT:
-                self.permit = PermitView(PermitState.HELD)
+                user = self.preflight.login.user if self.preflight is not None else self.record.user
+                self.permit = PermitView(PermitState.HELD, user=user)
                 return
             case ActionKind.RETURN_PERMIT:
                 self.permit = None
@@ -190,7 +202,7 @@ class World:
             case _ if failure is None:
                 failure = self._do(action)
             case ActionKind.LAUNCH:
-                self.prepared = self.permit = None
+                self.preflight = self.permit = None
             case _:
                 pass
         serial = self.outcome.serial + 1 if self.outcome else 1
@@ -200,8 +212,8 @@ class World:
     def _do(self, action: Action) -> Failure | None:
         match action.kind:
             case ActionKind.PREPARE:
-                login = Login(user="user", version=self.version, source="stored", dated=None, ticket="t")
-                self.prepared = Prepared(login=login, dialect="ibc", counted=self.counted(), at=self.now)
+                login = Login(user="user", version=self.version, source="stored", written_at=None, ticket="t")
+                self.preflight = Preflight(login=login, controller="ibcontroller", logins=self.recent(), at=self.now)
             case ActionKind.LAUNCH:
                 self._launch()
             case ActionKind.CONNECT:
@@ -223,12 +235,12 @@ class World:
     def _launch(self) -> None:
         self.containers += 1
         container = ContainerId(f"c{self.containers}")
-        assert self.prepared is not None
+        assert self.preflight is not None
         self.attempt = LoginAttempt(
             id=AttemptId(container),
             user="user",
             follower_id=FOLLOWER,
-            secret_version=self.prepared.login.version,
+            secret_version=self.preflight.login.version,
             reserved_at=self.now,
             started_at=self.now,
             container_id=container,
@@ -238,22 +250,23 @@ class World:
             self.record,
             client_id=1234,
             user="user",
-            secret_version=self.prepared.login.version,
+            secret_version=self.preflight.login.version,
             logins_booked=1,
             logged_in_before=None,
             needs_human=None,
         )
-        self.prepared, self.operator_login, self.secret_forgotten = None, False, False
+        self.preflight, self.operator_login, self.secret_forgotten = None, False, False
         self.gateway = Gateway(
             container_id=container,
             name="gw-anna",
             follower_id=FOLLOWER,
-            leases=Leases(4100, 1234),
+            client_id=1234,
+            endpoint=Endpoint("127.0.0.1", 4100),
             trading_mode=TradingMode.PAPER,
             spec_digest="spec",
-            dialect="ibc",
+            controller="ibc",
             image="simulated",
-            state=RuntimeState.RUNNING,
+            phase=GatewayPhase.RUNNING,
             started_at=self.now,
         )
         self.login = LoginView(phase=LoginPhase.STARTING, phase_serial=1, saw_start=True)
@@ -281,12 +294,12 @@ class World:
             else each
             for each in self.attempts
         ]
-        self.attempt = self.prepared = self.permit = None
+        self.attempt = self.preflight = self.permit = None
 
     # ------------------------------------------------------------------ the login, left to itself
 
     def _let_login_go_on(self) -> None:
-        if self.gateway is None or self.gateway.state is not RuntimeState.RUNNING or self.login is None:
+        if self.gateway is None or self.gateway.phase is not GatewayPhase.RUNNING or self.login is None:
             return
         if self.login.phase is LoginPhase.STARTING:
             self.type_login()
@@ -307,6 +320,10 @@ class World:
         if self.login is not None:
             serial = self.login.phase_serial + 1
             self.login = replace(self.login, phase=phase, phase_serial=serial, evidence=phase.value, **changes)  # type: ignore[arg-type]
+
+
+def _reason(code: ReasonCode, sentence: str | None) -> Reason | None:
+    return Reason(code, sentence) if sentence is not None else None
 
 
 def _can_fail(kind: ActionKind) -> bool:

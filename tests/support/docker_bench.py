@@ -15,17 +15,21 @@ from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.credentials.doors import deliver
-from spreadpilot_core.ibkr.credentials.encoding import encode
-from spreadpilot_core.ibkr.protocols import Created, Gateway, GatewaySpec, Leases, RuntimeEvent
-from spreadpilot_core.ibkr.runtimes.docker import DockerRuntime
-from spreadpilot_core.ibkr.runtimes.docker_naming import FOLLOWER, OWNER
+from spreadpilot_core.ibkr.credentials.courier.encoding import encode
+from spreadpilot_core.ibkr.credentials.courier.stdin_delivery import deliver
+from spreadpilot_core.ibkr.model.gateways import DeliveryTarget, Gateway, GatewaySpec
+from spreadpilot_core.ibkr.model.records import ContainerId, Identities
+from spreadpilot_core.ibkr.runtimes.docker.naming import FOLLOWER, OWNER
+from spreadpilot_core.ibkr.runtimes.docker.runtime import DockerRuntime
+from spreadpilot_core.ibkr.seams import CommitLogin
+from spreadpilot_core.ibkr.simulator.login_book import LOGINS
 from support.docker_engine import EngineUnderTest, engine_fixture, own_engine_fixture
 from support.docker_http import DockerApi, DockerApiError
 from support.docker_images import Generation, simulator_image
 from support.docker_specs import spec as make_spec
 from support.home import Home
-from support.ports import free_ports
+from support.ports import free_ports, leases
+from support.runtimes import committed
 
 FIXTURES = (engine_fixture, own_engine_fixture)
 """What `bench` needs; a test module imports all three."""
@@ -41,13 +45,15 @@ class Bench:
         self.engine = under_test
         self.api: DockerApi = under_test.api
         self.prefix = f"gm-test-{os.getpid()}-{secrets.token_hex(3)}"
+        self.user = f"alice-{self.prefix[-6:]}"  # tests may share the engine, and one IBKR user has one gateway there
         self._prefixes = [self.prefix]
         self._runtimes: list[DockerRuntime] = []
 
     async def runtime(self, *, prefix: str | None = None, **options: Any) -> DockerRuntime:
-        """An open runtime; closed and cleaned up after the test."""
+        """An open runtime of a manager of its own for each prefix; closed and cleaned up after the test."""
         if prefix is not None:
             self._prefixes.append(prefix)
+        options = {"identities": Identities(prefix or self.prefix), "ports": leases(), **options}
         made = DockerRuntime(socket=self.engine.socket, prefix=prefix or self.prefix, **options)
         self._runtimes.append(made)
         await made.open()
@@ -62,24 +68,46 @@ class Bench:
     ) -> GatewaySpec:
         """A spec on a simulator image of this engine."""
         image = choices.pop("image", None) or simulator_image(self.api, generation, environment)
-        return make_spec(follower_id, image=image, **choices)
+        return make_spec(follower_id, image=image, **{"user": self.user, **choices})
 
-    async def create(self, runtime: DockerRuntime, spec: GatewaySpec, port: int | None = None) -> Created:
-        """Prepare and create, and bring the password through the door."""
-        dialect = await runtime.prepare(spec)
-        created = await runtime.create(spec, Leases(port or free_port(), 1000))
-        await asyncio.to_thread(deliver, created.door, encode(PASSWORD, dialect))
-        return created
+    async def create(self, runtime: DockerRuntime, spec: GatewaySpec, port: int | None = None) -> DeliveryTarget:
+        """A container that waits for its password, as the first step of a launch leaves it."""
+        await runtime.prepare(spec)
+        return await runtime._create(spec, 1000, port or free_port())
 
-    async def launch(self, runtime: DockerRuntime, spec: GatewaySpec, port: int | None = None) -> Gateway:
+    async def launch(
+        self, runtime: DockerRuntime, spec: GatewaySpec, port: int | None = None, *, commit: CommitLogin | None = None
+    ) -> Gateway:
         """A started gateway."""
-        return await runtime.start((await self.create(runtime, spec, port)).container_id)
+        controller = await runtime.prepare(spec)
+        runtime.ports.pin(spec.follower_id, port)
+
+        async def secret(target: DeliveryTarget) -> None:
+            await asyncio.to_thread(deliver, target.as_json(), encode(PASSWORD, controller))
+
+        return await runtime.launch(spec, 1000, secret=secret, commit=commit or committed)
 
     async def ready(self, runtime: DockerRuntime, spec: GatewaySpec, port: int | None = None) -> Gateway:
         """A gateway whose API answers."""
         gateway = await self.launch(runtime, spec, port)
-        await answers(gateway.leases.host_port)
+        await answers(gateway.endpoint.port)
         return gateway
+
+    def logins_typed(self, container: str) -> int:
+        """How many logins this follower's gateways typed, by the simulator's own book; the container may have ended."""
+        book = f"/home/ibgateway/tws_settings/{LOGINS}"
+        try:
+            said: str = self.api.ask("GET", f"/containers/{container}/archive", path=book)
+        except DockerApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND and "RWLayer" not in str(error):
+                raise
+            return 0  # none was typed yet, or it is being removed
+        return said.count('"user"')
+
+    def volumes(self) -> list[str]:
+        """What gateways of this place have kept for their next start."""
+        filters = json.dumps({"label": [f"{OWNER}={self.prefix}"]})
+        return [each["Name"] for each in self.api.ask("GET", "/volumes", filters=filters)["Volumes"] or ()]
 
     async def close(self) -> None:
         """Close every runtime and remove everything that bears one of the prefixes."""
@@ -119,6 +147,7 @@ class DockerHome(Home):
 
     def __init__(self, bench: Bench, **settings: Any) -> None:
         super().__init__()
+        self.users = f"{bench.prefix[-6:]}-"
         self.bench = bench
         self.settings |= {
             "runtime_url": "docker:",
@@ -205,13 +234,13 @@ async def answers(port: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def watching(runtime: DockerRuntime) -> AsyncIterator[list[RuntimeEvent]]:
-    """The runtime's events as they come, from the first `GAP` on."""
-    seen: list[RuntimeEvent] = []
+async def watching(runtime: DockerRuntime) -> AsyncIterator[list[ContainerId | None]]:
+    """Which containers changed as it comes, from the first None on."""
+    seen: list[ContainerId | None] = []
 
     async def watch() -> None:
-        async for event in runtime.events():
-            seen.append(event)  # noqa: PERF401  # one by one, as they come
+        async for changed in runtime.changes():
+            seen.append(changed)  # noqa: PERF401  # one by one, as they come
 
     task = asyncio.create_task(watch())
     try:

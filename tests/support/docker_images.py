@@ -15,8 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -30,7 +29,7 @@ GENERATIONS: tuple[Generation, ...] = ("ibc", "ibcontroller")
 _REPOSITORY = f"gateway-manager-test-{os.getpid()}"
 _ROOT = Path(__file__).parents[2]
 _CONTEXT = ("docker/simulator", "src/spreadpilot_core/ibkr/simulator")
-_PYTHON = "opt/python"
+PYTHON = "opt/python"
 _LEFT_OUT = {
     "test",
     "tests",
@@ -42,7 +41,7 @@ _LEFT_OUT = {
     "__pycache__",
     "lib2to3",
 }
-_APPLETS = "sh cat wc rm head tr grep sleep mkdir chown ls id env ps kill sha256sum nc echo dd stat mount"
+_APPLETS = "sh cat wc rm head tr grep tee mkfifo sleep mkdir chown ls id env ps kill sha256sum nc echo dd stat mount"
 _ZONES = ("Etc/UTC", "UTC", "America/New_York", "Europe/Zurich", "Asia/Hong_Kong")
 
 
@@ -100,10 +99,10 @@ def _base(api: DockerApi) -> str:
     tag = f"base-{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
     name = f"{_REPOSITORY}:{tag}"
     if not _has(api, name):
-        variables = f"PATH=/{_PYTHON}/bin:/usr/local/bin:/usr/bin:/bin LD_LIBRARY_PATH=/{_PYTHON}/lib"
+        variables = f"PATH=/{PYTHON}/bin:/usr/local/bin:/usr/bin:/bin LD_LIBRARY_PATH=/{PYTHON}/lib"
         changes = [f"ENV {variables} PYTHONDONTWRITEBYTECODE=1"]
         query = "&".join(f"changes={change.replace(' ', '%20')}" for change in changes)
-        api.ask("POST", f"/images/create?{query}&fromSrc=-&repo={_REPOSITORY}&tag={tag}", body=_base_archive())
+        api.ask("POST", f"/images/create?{query}&fromSrc=-&repo={_REPOSITORY}&tag={tag}", body=base_archive())
     return name
 
 
@@ -125,7 +124,7 @@ def _context() -> bytes:
     return buffer.getvalue()
 
 
-def _base_archive() -> bytes:
+def base_archive() -> bytes:
     buffer = BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", dereference=True) as archive:
         _add_python(archive)
@@ -134,8 +133,8 @@ def _base_archive() -> bytes:
         _add_busybox(archive)
         for zone in _ZONES:
             archive.add(f"/usr/share/zoneinfo/{zone}", arcname=f"usr/share/zoneinfo/{zone}")
-        _add_text(archive, "etc/passwd", "root:x:0:0::/:/bin/sh\n")
-        _add_text(archive, "etc/group", "root:x:0:\n")
+        add_text(archive, "etc/passwd", "root:x:0:0::/:/bin/sh\n")
+        add_text(archive, "etc/group", "root:x:0:\n")
         for directory, mode in (
             ("tmp", 0o1777),
             ("run", 0o755),
@@ -144,14 +143,14 @@ def _base_archive() -> bytes:
             ("usr/local/bin", 0o755),
         ):
             entry = tarfile.TarInfo(directory)
-            entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, mode, int(time.time())
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
             archive.addfile(entry)
     return buffer.getvalue()
 
 
 def _add_python(archive: tarfile.TarFile) -> None:
     base, name = Path(sys.base_prefix), f"python{sys.version_info.major}.{sys.version_info.minor}"
-    archive.add(os.path.realpath(base / "bin" / name), arcname=f"{_PYTHON}/bin/python3")
+    archive.add(os.path.realpath(base / "bin" / name), arcname=f"{PYTHON}/bin/python3")
     library = Path(sysconfig.get_path("stdlib", vars={"installed_base": str(base), "base": str(base)}))
 
     def wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
@@ -161,15 +160,19 @@ def _add_python(archive: tarfile.TarFile) -> None:
         entry.uid = entry.gid = 0
         return entry
 
-    archive.add(library, arcname=f"{_PYTHON}/lib/{name}", filter=wanted)
+    archive.add(library, arcname=f"{PYTHON}/lib/{name}", filter=wanted)
     for shared in (base / "lib").glob(f"lib{name}*.so*"):
-        archive.add(shared, arcname=f"{_PYTHON}/lib/{shared.name}")
+        archive.add(shared, arcname=f"{PYTHON}/lib/{shared.name}")
 
 
 def _linked_libraries() -> list[Path]:
     modules = Path(sysconfig.get_path("stdlib")) / "lib-dynload"
-    programs = [os.path.realpath(sys.executable), *map(str, modules.glob("*.so"))]
-    said = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
+    return linked_to([Path(sys.executable).resolve(), *modules.glob("*.so")])
+
+
+def linked_to(programs: Sequence[Path]) -> list[Path]:
+    """The system's libraries that these programs or modules need."""
+    said = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
     return sorted({path for path in _paths_in(said) if not path.is_relative_to(sys.base_prefix)})
 
 
@@ -192,7 +195,7 @@ def _add_busybox(archive: tarfile.TarFile) -> None:
         archive.addfile(entry)
 
 
-def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
+def add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
     entry = tarfile.TarInfo(name)
-    entry.size = len(text)
+    entry.size = len(text.encode())
     archive.addfile(entry, BytesIO(text.encode()))

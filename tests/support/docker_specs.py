@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from spreadpilot_core.ibkr.gateway_options import GatewayOptions
-from spreadpilot_core.ibkr.protocols import FollowerId, GatewaySpec, TradingMode
+from spreadpilot_core.ibkr.model.followers import FollowerId, TradingMode
+from spreadpilot_core.ibkr.model.gateway_options import GatewayOptions
+from spreadpilot_core.ibkr.model.gateways import GatewaySpec
 from support.home import FAR_RESTART_TIME
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewaySnapshot
-from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
+from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
+from spreadpilot_core.ibkr.runtimes.simulated.runtime import SimulatedRuntime
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.followers_file import add_follower
+from spreadpilot_core.ibkr.store.local.followers_file import add_follower
 from support.ports import free_ports
 
 PASSWORD = "pass-word-of-the-test"
@@ -33,6 +34,8 @@ class Home:
 
     def __init__(self, *, ports: int = 12) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="gm-home-", dir="/tmp"))  # short: it holds Unix sockets
+        self.users = "user-"
+        """How the names of its IBKR users begin."""
         first = free_ports(ports)
         self.settings: dict[str, Any] = {
             "state_dir": self.directory,
@@ -64,13 +67,13 @@ class Home:
         for follower_id in follower_ids:
             ref = f"ibkr/{follower_id}"
             add_follower(self.followers_file, follower_id, vault_secret_ref=ref, **fields)
-            store.set(ref, user or f"user-{follower_id}", PASSWORD)
+            store.set(ref, user or f"{self.users}{follower_id}", PASSWORD)
 
     async def set_password(self, follower_id: str, password: str = PASSWORD) -> None:
         """A new version of the follower's secret."""
 
         def store() -> None:
-            EncryptedCredentials.at(self.directory).set(f"ibkr/{follower_id}", f"user-{follower_id}", password)
+            EncryptedCredentials.at(self.directory).set(f"ibkr/{follower_id}", f"{self.users}{follower_id}", password)
 
         await asyncio.to_thread(store)
 
@@ -87,7 +90,7 @@ class Home:
         if any(self.directory.glob("simulated-host*")):
             runtime = self.runtime()
             await runtime.open()
-            for gateway in await runtime.find():
+            for gateway in await runtime.list():
                 await runtime.remove(gateway.container_id, grace=0)
             await runtime.close()
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)

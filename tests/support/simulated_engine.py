@@ -17,6 +17,7 @@ from spreadpilot_core.ibkr.simulator.engine.engine import Engine
 from spreadpilot_core.ibkr.simulator.engine.language import LONGEST_LINE
 from spreadpilot_core.ibkr.simulator.engine.operations import Operations
 from spreadpilot_core.ibkr.simulator.engine.service import Service
+from spreadpilot_core.ibkr.simulator.login_book import LoginBook
 from support.ports import free_ports
 
 ORDER: dict[str, Any] = {
@@ -27,7 +28,7 @@ ORDER: dict[str, Any] = {
     "client_id": 1000,
     "trading_mode": "paper",
     "spec_digest": "d",
-    "dialect": "ibcontroller",
+    "controller": "ibcontroller",
     "image": "example.org/gateway",
     "user": "alice01",
 }
@@ -39,7 +40,7 @@ class ServedEngine:
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="gm-engine-", dir="/tmp"))
         self.socket = str(self.directory / "s")
-        self.engine = Engine(self.directory)
+        self.engine = Engine(self.directory, LoginBook(self.directory))
         self.asked_to_end = False
         self.service = Service(self.engine, Operations(self.directory, "h"), host="h", end=self._end)
         self._server: asyncio.Server | None = None

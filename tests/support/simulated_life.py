@@ -16,18 +16,18 @@ DEADLINE = 30.0
 """Seconds after which a busy machine is no excuse any more."""
 QUICK = Timings.FAST.scaled(0.1)
 ANY_PASSWORD = "pässword"
-DIALECTS = ("ibc", "ibcontroller")
+CONTROLLERS = ("ibc", "ibcontroller")
 _STAMP = re.compile(r"^\d{4}[-/]\d\d[-/]\d\d \d\d:\d\d:\d\d(?:[:,]\d{3})? ")
 
 
 class Life:
     """One gateway from its start to its end."""
 
-    def __init__(self, dialect: str, laps: Sequence[Mapping[str, Any]] = (), **options: Any) -> None:
+    def __init__(self, controller: str, laps: Sequence[Mapping[str, Any]] = (), **options: Any) -> None:
         self.lines: list[str] = []
         self._said = asyncio.Event()
         options = {"timings": QUICK, "accounts": [ACCOUNT], "script": Script.from_json(laps), **options}
-        self.gateway = SimulatedGateway(dialect=dialect, on_line=self._take_line, **options)
+        self.gateway = SimulatedGateway(controller=controller, on_line=self._take_line, **options)
         self.task: asyncio.Task[int] | None = None
 
     def _take_line(self, line: str) -> None:
@@ -85,10 +85,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @contextlib.asynccontextmanager
 async def living(
-    dialect: str, laps: Sequence[Mapping[str, Any]] = (), *, password: str = ANY_PASSWORD, **options: Any
+    controller: str, laps: Sequence[Mapping[str, Any]] = (), *, password: str = ANY_PASSWORD, **options: Any
 ) -> AsyncIterator[Life]:
     """A gateway that is started, and killed at the end when it still lives."""
-    life = Life(dialect, laps, **options)
+    life = Life(controller, laps, **options)
     life.start(password)
     assert life.task is not None
     await asyncio.sleep(0)  # a task that is cancelled before its first step would never give the port back
@@ -100,10 +100,10 @@ async def living(
 
 
 async def whole_life(
-    dialect: str, laps: Sequence[Mapping[str, Any]] = (), *, password: str = ANY_PASSWORD, **options: Any
+    controller: str, laps: Sequence[Mapping[str, Any]] = (), *, password: str = ANY_PASSWORD, **options: Any
 ) -> tuple[int, Life]:
     """A gateway that ends by itself: its exit code, and itself."""
-    async with living(dialect, laps, password=password, **options) as life:
+    async with living(controller, laps, password=password, **options) as life:
         return await life.ended(), life
 
 

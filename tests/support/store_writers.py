@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.protocols import LoginOutcome, RecordStore
-from spreadpilot_core.ibkr.store.followers_file import add_follower
-from support.stores import NOON, a_mapping, a_record, an_attempt, an_entry
+from spreadpilot_core.ibkr.model.records import NO_LIMITS, LoginOutcome
+from spreadpilot_core.ibkr.seams import RecordStore
+from spreadpilot_core.ibkr.store.local.followers_file import add_follower
+from support.stores import BUDGET, NOON, a_mapping, a_record, an_attempt, an_entry
 
 
 @cache
@@ -48,7 +49,7 @@ def reserve_many(new_store: Callable[[], RecordStore], name: int, rounds: int, g
         won = []
         for number in range(rounds):
             attempt = an_attempt(1000 * number + name, user=f"user {number}")
-            if await store.reserve_login(attempt, 3) is None:
+            if await store.reserve_login(attempt, BUDGET) is None:
                 won.append(number)
         await store.close()
         return won
@@ -75,6 +76,7 @@ async def write_numbered(store: RecordStore, number: int) -> None:
     """One record, one whole failed login, one mapping and one history entry."""
     attempt = an_attempt(number, after=timedelta(seconds=number))
     await store.save(a_record(f"follower-{number % 7}", client_id=number))
-    await store.reserve_login(attempt, None)
+    await store.reserve_login(attempt, NO_LIMITS)
     await store.settle_login(attempt.id, LoginOutcome.FAILED, NOON)
-    await store.report([a_mapping("anna", client_id=number)], [an_entry(number)])
+    await store.report([a_mapping("anna", client_id=number)])
+    await store.append_history([an_entry(number)])

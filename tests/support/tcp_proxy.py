@@ -13,16 +13,17 @@ Mode = Literal["pass", "half_open", "reset", "dribble", "late"]
 
 
 class TcpProxy:
-    """Listens on a loopback port and carries each connection to `port`, in whatever mode holds when data comes."""
+    """Listens on a port (of loopback, unless `host` is another address) and carries each connection to `port`, in whatever mode holds when data comes."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.mode: Mode = "pass"
         self.delay = 0.0
         """Seconds that each answer is held back in mode "late"."""
         self.requests: list[str] = []
         """First line of every HTTP request that came, passed on or not."""
         self._upstream = port
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = socket.create_server((host, 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
         self._closed = False
@@ -30,7 +31,7 @@ class TcpProxy:
     @property
     def address(self) -> str:
         """For `VAULT_ADDR`."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spreadpilot_core.ibkr.admission import Admission
 from spreadpilot_core.ibkr.deciding.observation import PermitState
-from spreadpilot_core.ibkr.protocols import FollowerId
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.users import user_digest
+from spreadpilot_core.ibkr.supervision.admission import Admission
 
 ANNA, BEN, CARL = FollowerId("anna"), FollowerId("ben"), FollowerId("carl")
 
@@ -30,6 +31,19 @@ def test_one_phone_is_asked_for_one_login_at_a_time() -> None:
     admission.settled(ANNA)
     assert woken == ["ben"]
     assert admission.ask(BEN, user="b", phone="owner", wake=woken.of("ben")).state is PermitState.HELD
+
+
+def test_a_user_that_another_manager_has_logged_in_is_refused_and_the_other_named() -> None:
+    """However the name is written; others go on, and it too once the other gateway is gone."""
+    admission = Admission(parallel_starts=4)
+    admission.held_elsewhere = {user_digest("Trader"): "The container c belongs to another manager."}
+
+    refused = admission.ask(ANNA, user="TRADER", phone=None, wake=lambda: None)
+    assert refused.state is PermitState.TAKEN
+    assert "another manager" in refused.sentence
+    assert admission.ask(BEN, user="ben", phone=None, wake=lambda: None).state is PermitState.HELD
+    admission.held_elsewhere = {}
+    assert admission.ask(ANNA, user="TRADER", phone=None, wake=lambda: None).state is PermitState.HELD
 
 
 def test_paper_logins_ask_no_phone_and_do_not_wait_for_each_other() -> None:
@@ -86,3 +100,81 @@ def test_asking_again_keeps_the_place_in_the_row() -> None:
     admission.gone(ANNA)
 
     assert woken == ["ben"]
+
+
+def test_what_is_given_back_goes_to_the_first_in_the_row_and_not_to_a_newcomer() -> None:
+    """Between being woken and asking again nobody can take its turn."""
+    admission, woken = Admission(parallel_starts=1), Wakes()
+    admission.ask(ANNA, user="a", phone=None, wake=woken.of("anna"))
+    admission.ask(BEN, user="b", phone=None, wake=woken.of("ben"))
+    admission.started(ANNA)
+
+    assert admission.ask(CARL, user="c", phone=None, wake=woken.of("carl")).state is PermitState.WAITING
+    assert admission.ask(BEN, user="b", phone=None, wake=woken.of("ben")).state is PermitState.HELD
+    assert woken == ["ben"]
+
+
+def test_a_turn_that_nobody_wants_any_more_goes_to_the_next() -> None:
+    """Who was woken and is gone leaves no place unused."""
+    admission, woken = Admission(parallel_starts=1), Wakes()
+    admission.ask(ANNA, user="a", phone=None, wake=woken.of("anna"))
+    admission.ask(BEN, user="b", phone=None, wake=woken.of("ben"))
+    admission.ask(CARL, user="c", phone=None, wake=woken.of("carl"))
+    admission.started(ANNA)
+    admission.gone(BEN)
+
+    assert woken == ["ben", "carl"]
+    assert admission.ask(CARL, user="c", phone=None, wake=woken.of("carl")).state is PermitState.HELD
+
+
+def test_who_turns_out_to_be_a_busy_user_gives_its_place_to_the_next() -> None:
+    """Nobody knew the user before the secret was read in its turn; it asks by name then, and waits for that alone."""
+    admission, woken = Admission(parallel_starts=1), Wakes()
+    admission.hold_user(CARL, "shared")
+    unnamed = admission.ask(ANNA, user=None, phone=None, wake=woken.of("anna"))
+    assert (unnamed.state, unnamed.user) == (PermitState.HELD, None)
+    admission.ask(BEN, user="b", phone=None, wake=woken.of("ben"))
+
+    assert admission.ask(ANNA, user="shared", phone=None, wake=woken.of("anna")).state is PermitState.TAKEN
+    assert woken == ["ben"]
+    assert admission.ask(BEN, user="b", phone=None, wake=woken.of("ben")).state is PermitState.HELD
+    admission.gone(CARL)
+    assert woken == ["ben", "anna"]
+
+
+def test_who_asks_by_its_name_keeps_its_place() -> None:
+    """The user that the secret told is free: nothing is given back in between."""
+    admission, woken = Admission(parallel_starts=1), Wakes()
+    admission.ask(ANNA, user=None, phone=None, wake=woken.of("anna"))
+    admission.ask(BEN, user="b", phone=None, wake=woken.of("ben"))
+
+    named = admission.ask(ANNA, user="A", phone=None, wake=woken.of("anna"))
+    assert (named.state, named.user) == (PermitState.HELD, "a")
+    assert woken == []
+
+
+def test_another_user_than_expected_frees_the_one_before() -> None:
+    """The secret names somebody else than the last login: whoever waits for that user may go on."""
+    admission, woken = Admission(parallel_starts=2), Wakes()
+    admission.ask(ANNA, user="old", phone=None, wake=woken.of("anna"))
+    assert admission.ask(BEN, user="old", phone=None, wake=woken.of("ben")).state is PermitState.TAKEN
+    admission.ask(ANNA, user="new", phone=None, wake=woken.of("anna"))
+
+    assert woken == ["ben"]
+    assert admission.ask(BEN, user="old", phone=None, wake=woken.of("ben")).state is PermitState.HELD
+
+
+def test_thousands_cost_one_wake_each() -> None:
+    """Whoever waits, for a place or for one phone, is woken once, when its turn has come, in the order of asking."""
+    for phone in (None, "owner"):
+        admission, woken = Admission(parallel_starts=1), Wakes()
+        names = [f"f{number}" for number in range(3000)]
+        for each in names:
+            admission.ask(FollowerId(each), user=each, phone=phone, wake=woken.of(each))
+        for each in names:
+            assert (
+                admission.ask(FollowerId(each), user=each, phone=phone, wake=woken.of(each)).state is PermitState.HELD
+            )
+            admission.started(FollowerId(each))
+            admission.settled(FollowerId(each))
+        assert woken == names[1:]

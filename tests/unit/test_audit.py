@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.audit import BEGINNING, AuditTrail, actor
+from spreadpilot_core.ibkr.audit.trail import GENESIS, AuditTrail, actor
 from spreadpilot_core.ibkr.errors import AuditError
 
 
@@ -39,7 +39,7 @@ def test_a_line_says_who_what_when_and_how_it_ended(tmp_path: Path) -> None:
         "follower": "f1",
         "ref": "ibkr/f1",
         "who": "tester",
-        "previous": BEGINNING,
+        "previous": GENESIS,
     }
     assert stat.S_IMODE(trail.path.stat().st_mode) == 0o600
 
@@ -153,7 +153,7 @@ def test_many_processes_append_to_one_chain(tmp_path: Path) -> None:
     """Processes and threads that append at once wait for each other; every line is there once, in a whole chain."""
     program = (
         "import sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path\n"
-        "from spreadpilot_core.ibkr.audit import AuditTrail\n"
+        "from spreadpilot_core.ibkr.audit.trail import AuditTrail\n"
         "trail = AuditTrail(Path(sys.argv[1]), rotate_at=3000)\n"
         "with ThreadPoolExecutor(4) as pool:\n"
         "    list(pool.map(lambda n: trail.append('read', who=sys.argv[2], ref=str(n)), range(20)))\n"
@@ -179,7 +179,7 @@ def test_half_a_write_is_taken_back(tmp_path: Path) -> None:
     before = trail.path.read_bytes()
     limit = len(before) + 50
     program = (
-        "import resource, sys; from pathlib import Path; from spreadpilot_core.ibkr.audit import AuditTrail\n"
+        "import resource, sys; from pathlib import Path; from spreadpilot_core.ibkr.audit.trail import AuditTrail\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         "AuditTrail(Path(sys.argv[1])).append('read', who='tester')\n"
     )
@@ -231,7 +231,7 @@ def test_lines_that_arrive_together_are_one_write(tmp_path: Path, monkeypatch: p
 
 def test_a_lock_that_is_never_let_go_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program that holds the lock for too long is an error, not a wait for ever."""
-    monkeypatch.setattr("spreadpilot_core.ibkr.audit._LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("spreadpilot_core.ibkr.audit.trail._LOCK_PATIENCE", 0.1)
     with (tmp_path / "audit.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(AuditError, match="another program has held its lock"):
@@ -268,3 +268,160 @@ def test_lines_stay_json_whatever_they_hold(tmp_path: Path) -> None:
     trail.append("read", who="tester", follower='a\n"b"\u2028')
     assert json.loads(trail.path.read_text())["follower"] == 'a\n"b"\u2028'
     assert trail.verify().is_whole
+
+
+# ---------------------------------------------------------------------------------------------- what others put beside it
+
+
+def odd_entry(directory: Path, kind: str) -> None:
+    """Something that is named like a file of the trail."""
+    place = directory / "audit.jsonl.x"
+    match kind:
+        case "directory":
+            place.mkdir()
+        case "pipe":
+            os.mkfifo(place)
+        case "link to nowhere":
+            place.symlink_to(directory / "nothing")
+        case "link to a device":
+            place.symlink_to("/dev/zero")
+        case "link to itself":
+            place.symlink_to(place)
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "link to nowhere", "link to a device", "link to itself"])
+def test_what_only_bears_a_name_of_the_trail_changes_nothing(tmp_path: Path, kind: str) -> None:
+    """Append, head, mark, holds and verify go on as if it were not there."""
+    trail = AuditTrail(tmp_path, rotate_at=600)
+    recorded = fill(trail)[-1]
+    mark = trail.mark()
+    odd_entry(tmp_path, kind)
+    for fresh in (trail, AuditTrail(tmp_path)):
+        fill(fresh)
+        assert fresh.mark() is not None
+        assert mark is not None
+        assert fresh.holds(mark)
+    verdict = AuditTrail(tmp_path).verify(recorded)
+    assert verdict.findings == ()
+    assert verdict.lines == 15
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe"])
+def test_a_trail_that_is_no_file_is_an_error_at_every_door(tmp_path: Path, kind: str) -> None:
+    """Nothing hangs and nothing but `AuditError` comes out, whatever is asked."""
+    trail = AuditTrail(tmp_path)
+    fill(trail)
+    mark = trail.mark()
+    assert mark is not None
+    trail.path.unlink()
+    trail.path.mkdir() if kind == "directory" else os.mkfifo(trail.path)
+    for ask in (trail.verify, trail.head, trail.mark, lambda: list(trail.entries()), lambda: fill(trail)):
+        with pytest.raises(AuditError):
+            ask()
+    with pytest.raises(AuditError):
+        trail.holds(mark.head)
+
+
+def test_too_many_open_files_is_an_error_at_every_door(tmp_path: Path) -> None:
+    """Without a free descriptor each call raises `AuditError`, and with one again the chain goes on whole."""
+    fill(AuditTrail(tmp_path))
+    program = (
+        "import os, sys; from pathlib import Path\n"
+        "from spreadpilot_core.ibkr.audit.trail import AuditTrail, AuditError\n"
+        "trail, held = AuditTrail(Path(sys.argv[1])), []\n"
+        "mark = trail.mark()\n"
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "try:\n"
+        "    while True: held.append(os.dup(0))\n"
+        "except OSError: pass\n"
+        "refused = 0\n"
+        "for spare in (0, 1):\n"
+        "    for ask in (trail.mark, trail.head, trail.verify, lambda: trail.holds(mark), lambda: trail.holds(mark.head),\n"
+        "                lambda: trail.append('read', who='tester')):\n"
+        "        try: ask()\n"
+        "        except AuditError: refused += 1\n"
+        "    os.close(held.pop())\n"
+        "for descriptor in held: os.close(descriptor)\n"
+        "trail.append('read', who='tester')\n"
+        "print(refused, trail.verify(mark.head.hash).is_whole)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    refused, whole = done.stdout.split()
+    assert int(refused) >= 6
+    assert whole == "True"
+
+
+FORGED = {"at": "", "act": "read", "outcome": "done", "who": "nobody", "previous": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps({"serial": 10**30, **FORGED}),
+        json.dumps({"serial": 10**15, **FORGED}),
+        json.dumps({"serial": -1, **FORGED}),
+        json.dumps({"serial": True, **FORGED}),
+        json.dumps({"serial": 1.5, **FORGED}),
+        '{"serial": ' + "9" * 5000 + ', "previous": ""}',
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "x" * 200_000,
+        "\\ud800",
+        "",
+        "null",
+        "\x00" * 70_000,
+    ],
+)
+def test_a_line_that_somebody_appended_is_found_and_stops_nothing(tmp_path: Path, line: str) -> None:
+    """Whatever it says, the chain goes on behind it in numbers that a store takes, and `verify` names it for ever."""
+    recorded = fill(AuditTrail(tmp_path))[-1]
+    for _ in range(2):
+        with (tmp_path / "audit.jsonl").open("a") as file:
+            file.write(f"{line}\n")
+        trail = AuditTrail(tmp_path)
+        heads = [trail.append("read", who="tester") for _ in range(2)]
+        assert [head.serial for head in heads] == sorted(head.serial for head in heads)
+        assert 5 < heads[-1].serial < 2**63
+        assert AuditTrail(tmp_path).head() == heads[-1]
+        mark = trail.mark()
+        assert mark is not None
+        assert trail.holds(mark)
+        assert trail.holds(mark.head)
+        verdict = AuditTrail(tmp_path).verify(recorded)
+        assert not verdict.is_whole
+        assert verdict.head == heads[-1]
+        assert not any("not in the chain" in each for each in verdict.findings)
+    assert len(list(trail.entries())) >= 9
+
+
+def test_rubbish_is_told_in_a_few_sentences(tmp_path: Path) -> None:
+    """A file of a hundred thousand lines that are none of ours is no page of findings."""
+    fill(AuditTrail(tmp_path))
+    with (tmp_path / "audit.jsonl").open("ab") as file:
+        file.write(b"x\n" * 100_000)
+    verdict = AuditTrail(tmp_path).verify()
+    assert len(verdict.findings) == 21
+    assert "99980 more" in verdict.findings[-1]
+
+
+@pytest.mark.parametrize("letter", ["a", "\N{SNAKE}", '"', "\x00"])
+def test_a_value_of_any_length_makes_a_line_that_is_read(tmp_path: Path, letter: str) -> None:
+    """What is long is cut, in whatever script, so that the trail stays whole and every reader takes the line."""
+    trail = AuditTrail(tmp_path)
+    long = letter * 1_500_000
+    fill(trail)
+    head = trail.append(long, who=long, outcome=long, follower=long, ref=long, version=long, source=long, detail=long)
+    fill(trail)
+    assert trail.verify(head.hash).findings == ()
+    assert len(list(AuditTrail(tmp_path).entries())) == 11
+    assert all(len(value) <= 512 for value in list(trail.entries())[5].values() if isinstance(value, str))
+
+
+def test_a_file_put_aside_is_never_written_over(tmp_path: Path) -> None:
+    """Files whose first lines were spoiled get names of their own, and what is in the way of one stays."""
+    trail = AuditTrail(tmp_path, rotate_at=600)
+    for _ in range(3):
+        trail.path.write_bytes(b"spoiled\n" + (trail.path.read_bytes() if trail.path.exists() else b""))
+        fill(AuditTrail(tmp_path, rotate_at=600), 3)
+    kept = sum(path.read_bytes().count(b"spoiled") for path in tmp_path.glob("audit*.jsonl"))
+    assert kept == 3

@@ -4,23 +4,25 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from spreadpilot_core.ibkr import actions
-from spreadpilot_core.ibkr.audit import AuditTrail
-from spreadpilot_core.ibkr.auditing import OPERATOR, Auditor
+from spreadpilot_core.ibkr.audit.auditor import OPERATOR, Auditor
+from spreadpilot_core.ibkr.audit.trail import AuditTrail
 from spreadpilot_core.ibkr.deciding.observation import Failure
 from spreadpilot_core.ibkr.errors import AuditError, CourierFailedError, DeliveryUnsureError
-from spreadpilot_core.ibkr.house import spec_for
-from spreadpilot_core.ibkr.protocols import ContainerId, Created, Follower, FollowerId, Login
+from spreadpilot_core.ibkr.model.followers import Follower, FollowerId
+from spreadpilot_core.ibkr.model.gateways import DeliveryTarget, Login
+from spreadpilot_core.ibkr.model.records import ContainerId, LoginAttempt
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.supervision.actions import launch, prepare
+from spreadpilot_core.ibkr.supervision.services import spec_for
 
 
 @pytest.fixture
 async def auditor(tmp_path: Path) -> AsyncIterator[Auditor]:
-    auditor = Auditor(AuditTrail(tmp_path), who="manager", retry_after=0.02, kept=3)
+    auditor = Auditor(AuditTrail(tmp_path), who="manager", retry_after=0.02, limit=3)
     yield auditor
     await auditor.close()
 
@@ -98,16 +100,18 @@ class DeadDesk:
 async def test_what_no_courier_could_tell_of_is_written_by_the_manager(auditor: Auditor, tmp_path: Path) -> None:
     """A read and a delivery that a courier died in have their lines all the same, with what the manager knows."""
     follower = Follower(id=FollowerId("f0"), vault_secret_ref="ibkr/f0", enabled=True)
-    login = Login(user="edemo", version="4-aa", source="vault", dated=None, ticket="1:x")
+    login = Login(user="edemo", version="4-aa", source="vault", written_at=None, ticket="1:x")
 
-    async def prepared(_: object) -> str:
+    async def preflight(_: object) -> str:
         return "ibc"
 
-    house: Any = SimpleNamespace(auditor=auditor, desk=DeadDesk(), runtime=SimpleNamespace(prepare=prepared))
-    ended = await actions.prepare(house, follower, spec_for(follower, Settings.read().gateway_options))
+    services: Any = SimpleNamespace(auditor=auditor, broker=DeadDesk(), runtime=SimpleNamespace(prepare=preflight))
+    ended = await prepare.read_secret(services, follower, spec_for(follower, Settings.read().gateway_options))
     assert ended.failure is Failure.UNAVAILABLE
+    request: Any = SimpleNamespace(preflight=SimpleNamespace(login=login), follower=follower, record=None)
+    launching = launch._ReservedLaunch(services, request, cast("LoginAttempt", None))
     with pytest.raises(DeliveryUnsureError):
-        await actions._deliver(house, follower, login, Created(ContainerId("c1"), "f0", {}))
+        await launching._deliver(DeliveryTarget("docker", ContainerId("c1")))
     read, delivery = await lines(tmp_path, 2)
     assert (read["act"], read["follower"], read["ref"], read["outcome"]) == (
         "read",
@@ -126,15 +130,15 @@ async def test_lines_cut_under_a_manager_stay_found_however_much_is_written_afte
     """The newest hash moves on with new lines; that an older one went is a line of its own, named by `verify` ever after."""
     trail = AuditTrail(tmp_path)
 
-    async def write(count: int) -> None:
+    async def write(count: int, *, who: str = "courier") -> None:
         for _ in range(count):
-            await asyncio.to_thread(trail.append, "read", who="courier")
+            await asyncio.to_thread(trail.append, "read", who=who)
 
     await write(3)
     kept = await auditor.newest()
     content = await asyncio.to_thread(trail.path.read_bytes)
     await asyncio.to_thread(trail.path.write_bytes, b"".join(content.splitlines(keepends=True)[:2]))
-    await write(4)
+    await write(4, who="the next courier")  # within a millisecond the same would write the very line that was cut
     if again:
         auditor = Auditor(AuditTrail(tmp_path), who="manager")
         auditor.recall(kept)

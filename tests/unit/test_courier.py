@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.audit import AuditTrail
-from spreadpilot_core.ibkr.credentials import courier as module
-from spreadpilot_core.ibkr.credentials.courier import Courier, Voice
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.credentials.fallback import RememberingCredentials
-from spreadpilot_core.ibkr.credentials.sources import open_source
+from spreadpilot_core.ibkr.audit.trail import AuditTrail
+from spreadpilot_core.ibkr.credentials.courier import process as module
+from spreadpilot_core.ibkr.credentials.courier.process import Courier, LineWriter
+from spreadpilot_core.ibkr.credentials.sources.chosen import open_source
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
+from spreadpilot_core.ibkr.credentials.sources.remembered import RememberingCredentials
 from spreadpilot_core.ibkr.errors import (
     AuditError,
     CredentialsRefusedError,
@@ -44,18 +44,18 @@ class FakeCustody:
         """Whether nothing is held."""
         return not self.held
 
-    def read(self, ref: str, dialect: str, follower: str) -> dict[str, Any]:
+    def read(self, ref: str, controller: str, follower: str) -> dict[str, Any]:
         """Hold `ref`."""
         self.release.wait(PATIENCE)
         if self.error:
             raise self.error
         self.held.add(ref)
-        return {"ticket": ref, "dialect": dialect, "follower": follower}
+        return {"ticket": ref, "controller": controller, "follower": follower}
 
-    def deliver(self, ticket: str, door: dict[str, str]) -> dict[str, Any]:
+    def deliver(self, ticket: str, delivery_target: dict[str, str]) -> dict[str, Any]:
         """Let go of it."""
         self.held.discard(ticket)
-        return {"door": door}
+        return {"delivery_target": delivery_target}
 
     def forget(self, ticket: str) -> dict[str, Any]:
         """Let go of it."""
@@ -70,11 +70,11 @@ class FakeCustody:
 class Running:
     """A courier at work on a pipe."""
 
-    def __init__(self, custody: FakeCustody) -> None:
+    def __init__(self, held_secrets: FakeCustody) -> None:
         self.answers: list[dict[str, Any]] = []
         self.left: list[bool] = []
         lines, self._asked = os.pipe()
-        courier = Courier(custody, self.answers.append, linger=0.05)  # type: ignore[arg-type]  # as good as one
+        courier = Courier(held_secrets, self.answers.append, linger=0.05)  # type: ignore[arg-type]  # as good as one
         self._lines = os.fdopen(lines, "rb")
         self._thread = threading.Thread(target=lambda: self.left.append(courier.serve(self._lines)), daemon=True)
         self._thread.start()
@@ -107,8 +107,8 @@ class Running:
 
 
 @contextmanager
-def running(custody: FakeCustody) -> Iterator[Running]:
-    courier = Running(custody)
+def running(held_secrets: FakeCustody) -> Iterator[Running]:
+    courier = Running(held_secrets)
     try:
         yield courier
     finally:
@@ -116,61 +116,63 @@ def running(custody: FakeCustody) -> Iterator[Running]:
 
 
 @pytest.fixture
-def custody() -> FakeCustody:
+def held_secrets() -> FakeCustody:
     return FakeCustody()
 
 
-def test_it_leaves_after_its_last_delivery(custody: FakeCustody) -> None:
+def test_it_leaves_after_its_last_delivery(held_secrets: FakeCustody) -> None:
     """It stays while something is held, and goes by itself once that is delivered."""
-    with running(custody) as courier:
-        courier.ask(1, "read", ref="a", dialect="ibc", follower="f")
-        assert courier.answer(1) == {"id": 1, "ticket": "a", "dialect": "ibc", "follower": "f"}
+    with running(held_secrets) as courier:
+        courier.ask(1, "read", ref="a", controller="ibc", follower="f")
+        assert courier.answer(1) == {"id": 1, "ticket": "a", "controller": "ibc", "follower": "f"}
         threading.Event().wait(0.3)
         assert courier.left == []
-        courier.ask(2, "deliver", ticket="a", door={"kind": "docker"})
-        assert courier.answer(2) == {"id": 2, "door": {"kind": "docker"}}
+        courier.ask(2, "deliver", ticket="a", delivery_target={"kind": "docker"})
+        assert courier.answer(2) == {"id": 2, "delivery_target": {"kind": "docker"}}
         assert courier.end()
 
 
-def test_it_leaves_when_what_it_held_is_forgotten(custody: FakeCustody) -> None:
+def test_it_leaves_when_what_it_held_is_forgotten(held_secrets: FakeCustody) -> None:
     """What nobody will ask for keeps it no longer."""
-    with running(custody) as courier:
-        courier.ask(1, "read", ref="a", dialect="ibc", follower="f")
+    with running(held_secrets) as courier:
+        courier.ask(1, "read", ref="a", controller="ibc", follower="f")
         courier.ask(2, "forget", ticket=courier.answer(1)["ticket"])
         assert courier.end()
 
 
-def test_it_stays_while_it_is_asked(custody: FakeCustody) -> None:
+def test_it_stays_while_it_is_asked(held_secrets: FakeCustody) -> None:
     """A read that takes long is finished and answered before anything ends."""
-    custody.release.clear()
-    with running(custody) as courier:
-        courier.ask(1, "read", ref="a", dialect="ibc", follower="f")
+    held_secrets.release.clear()
+    with running(held_secrets) as courier:
+        courier.ask(1, "read", ref="a", controller="ibc", follower="f")
         threading.Event().wait(0.3)
         assert courier.left == []
-        custody.error = CredentialsUnavailableError("away.")
-        custody.release.set()
+        held_secrets.error = CredentialsUnavailableError("away.")
+        held_secrets.release.set()
         assert courier.answer(1)["error"]["kind"] == "unavailable"
         assert courier.end()
 
 
-def test_the_end_of_input_is_told_apart(custody: FakeCustody) -> None:
+def test_the_end_of_input_is_told_apart(held_secrets: FakeCustody) -> None:
     """A manager that is gone ends it at once, whatever is held."""
-    with running(custody) as courier:
-        courier.ask(1, "read", ref="a", dialect="ibc", follower="f")
+    with running(held_secrets) as courier:
+        courier.ask(1, "read", ref="a", controller="ibc", follower="f")
         courier.answer(1)
         courier.hang_up()
         assert not courier.end()
 
 
-def test_one_that_told_versions_alone_waits_for_more(custody: FakeCustody, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_told_versions_alone_waits_for_more(
+    held_secrets: FakeCustody, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a secret in it there is no hurry; a version that needed reading one makes it hurry like any other."""
     monkeypatch.setattr(module, "LINGER_UNTOUCHED", PATIENCE)
-    with running(custody) as courier:
+    with running(held_secrets) as courier:
         courier.ask(1, "version", ref="a")
         assert courier.answer(1)["version"] == "1-a"
         threading.Event().wait(0.3)
         assert courier.left == []
-        custody.needed_reading = True
+        held_secrets.needed_reading = True
         courier.ask(2, "version", ref="a")
         assert courier.end()
 
@@ -186,28 +188,28 @@ def test_one_that_told_versions_alone_waits_for_more(custody: FakeCustody, monke
         (AuditError("a."), "audit"),
     ],
 )
-def test_each_error_is_told_by_kind(custody: FakeCustody, error: Exception, kind: str) -> None:
+def test_each_error_is_told_by_kind(held_secrets: FakeCustody, error: Exception, kind: str) -> None:
     """The manager can raise the same error again."""
-    custody.error = error
-    with running(custody) as courier:
-        courier.ask(1, "read", ref="a", dialect="ibc", follower="f")
+    held_secrets.error = error
+    with running(held_secrets) as courier:
+        courier.ask(1, "read", ref="a", controller="ibc", follower="f")
         assert courier.answer(1)["error"] == {"kind": kind, "what": "a.", "hint": None}
 
 
-def test_an_unexpected_error_tells_no_values(custody: FakeCustody) -> None:
+def test_an_unexpected_error_tells_no_values(held_secrets: FakeCustody) -> None:
     """Its type and place are told, not its text."""
-    custody.error = ValueError("the-password")
-    with running(custody) as courier:
-        courier.ask(1, "read", ref="a", dialect="ibc", follower="f")
+    held_secrets.error = ValueError("the-password")
+    with running(held_secrets) as courier:
+        courier.ask(1, "read", ref="a", controller="ibc", follower="f")
         told = courier.answer(1)["error"]
     assert told["kind"] == "failed"
     assert "ValueError at test_courier.py" in told["what"]
     assert "the-password" not in told["what"]
 
 
-def test_an_unknown_question_is_refused(custody: FakeCustody) -> None:
+def test_an_unknown_question_is_refused(held_secrets: FakeCustody) -> None:
     """A manager of another version gets an answer, not silence."""
-    with running(custody) as courier:
+    with running(held_secrets) as courier:
         courier.ask(1, "sing")
         assert "does not know 'sing'" in courier.answer(1)["error"]["what"]
 
@@ -216,8 +218,8 @@ def test_lines_of_many_threads_stay_whole() -> None:
     """Answers and sentences are written one line at a time."""
     lines, told = os.pipe()
     stream = os.fdopen(told, "wb")
-    voice = Voice(stream)
-    threads = [threading.Thread(target=voice.say, args=(str(number) * 100,)) for number in range(50)]
+    writer = LineWriter(stream)
+    threads = [threading.Thread(target=writer.say, args=(str(number) * 100,)) for number in range(50)]
     for thread in threads:
         thread.start()
     with stream, os.fdopen(lines, "rb") as heard:

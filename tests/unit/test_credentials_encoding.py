@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spreadpilot_core.ibkr.credentials import encoding
-from spreadpilot_core.ibkr.credentials.encoding import UntypableError, check_user, encode
+from spreadpilot_core.ibkr.credentials.courier import encoding
+from spreadpilot_core.ibkr.credentials.courier.encoding import UntypableError, check_user, encode
 from support.controllers import ibc_reads, ibcontroller_reads, java_properties
 
 PRINTABLE = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])
@@ -81,17 +81,17 @@ def test_braces_that_ibcontroller_replaces_are_refused(password: str) -> None:
         ("x" * 129, "129 characters"),
     ],
 )
-@pytest.mark.parametrize("dialect", ["ibc", "ibcontroller"])
-def test_what_no_form_takes_is_refused(password: str, reason: str, dialect: encoding.Dialect) -> None:
+@pytest.mark.parametrize("controller", ["ibc", "ibcontroller"])
+def test_what_no_form_takes_is_refused(password: str, reason: str, controller: encoding.Controller) -> None:
     """Both controllers refuse what can't arrive, each with its reason."""
     with pytest.raises(UntypableError, match=reason):
-        encode(password, dialect)
+        encode(password, controller)
 
 
-@pytest.mark.parametrize("dialect", ["ibc", "ibcontroller"])
-def test_the_longest_password_is_taken(dialect: encoding.Dialect) -> None:
+@pytest.mark.parametrize("controller", ["ibc", "ibcontroller"])
+def test_the_longest_password_is_taken(controller: encoding.Controller) -> None:
     """128 characters are allowed, whatever they take as bytes."""
-    assert encode("𝄞" * 128, dialect)
+    assert encode("𝄞" * 128, controller)
 
 
 def test_a_user_name_goes_as_it_is_or_not_at_all() -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from spreadpilot_core.ibkr.credentials.refs import canonical_ref
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError
+from spreadpilot_core.ibkr.model.secret_refs import canonical_ref
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from spreadpilot_core.ibkr.controller_log.reader import LoginView
+from spreadpilot_core.ibkr.controller_log.tables import LoginPhase
 from spreadpilot_core.ibkr.deciding.decide import decide
+from spreadpilot_core.ibkr.deciding.decision import Memory
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, FleetView, Wanted
 from spreadpilot_core.ibkr.deciding.pacing import CONNECT_TRIES
-from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
-from spreadpilot_core.ibkr.login_log import LoginPhase
-from spreadpilot_core.ibkr.protocols import Dialect, LoginOutcome, RuntimeState
+from spreadpilot_core.ibkr.model.gateways import Controller, GatewayPhase
+from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode
+from spreadpilot_core.ibkr.model.records import LoginOutcome
+from spreadpilot_core.ibkr.model.states import GatewayStatus, State
 from support.decide_world import START, World
 
 
@@ -37,12 +41,19 @@ def settled(world: World, steps: int = 200) -> State:
 
 def crash(world: World) -> None:
     if world.gateway is not None:
-        world.gateway = replace(world.gateway, state=RuntimeState.EXITED, exit_code=137)
+        world.gateway = replace(world.gateway, phase=GatewayPhase.EXITED, exit_code=137)
         world.connection = None
 
 
 def vanish(world: World) -> None:
     world.gateway = world.login = world.connection = None
+
+
+def restart_container(world: World) -> None:
+    """By somebody else's hand: it runs again, and waits for a secret that never comes."""
+    if world.gateway is not None and world.gateway.phase is GatewayPhase.RUNNING:
+        world.gateway = replace(world.gateway, started_at=world.now, is_restarted=True)
+        world.login, world.connection = LoginView(), None
 
 
 def close_socket(world: World) -> None:
@@ -104,6 +115,7 @@ def log_falls_silent(world: World) -> None:
 MISHAPS: dict[str, Callable[[World], None]] = {
     "crash": crash,
     "vanish": vanish,
+    "restarted by somebody": restart_container,
     "socket closed": close_socket,
     "link lost": lose_link,
     "link restored": restore_link,
@@ -227,7 +239,7 @@ def test_a_paused_gateway_is_asked_on_and_nothing_is_launched_beside_it() -> Non
     """Paused with an open connection: not ready, heartbeats go on, and no secret is read for another one."""
     world = walk(World())
     assert world.gateway is not None
-    world.gateway = replace(world.gateway, state=RuntimeState.PAUSED)
+    world.gateway = replace(world.gateway, phase=GatewayPhase.PAUSED)
     kinds = set()
     for _ in range(20):
         decision = world.step()
@@ -277,6 +289,22 @@ def test_every_login_that_the_controller_typed_is_written_down_one_by_one() -> N
     assert len(world.counted()) == 1  # the world itself books nothing
 
 
+def test_logins_that_a_container_typed_are_written_down_when_it_is_gone() -> None:
+    """Eleven typed while nobody watched, one written down: ten more follow, and none is begun before."""
+    world = World()
+    world.record = replace(world.record, logins_booked=1)
+    booked = 0
+    for _ in range(40):
+        seen = replace(world.observe(), last_login=LoginView(attempts=11))
+        decision = decide(world.memory, seen, FleetView(), world.now)
+        world.memory, world.record = decision.memory, decision.record
+        booked += decision.book_login
+        if booked < 10:
+            assert decision.action is None
+    assert booked == 10
+    assert world.record.logins_booked == 11
+
+
 def test_a_restart_is_refused_while_a_login_is_under_way_or_nothing_may_be_removed() -> None:
     """It would turn that login into a failed one; and a manager that may not act must not leave the caller waiting."""
     world = World()
@@ -285,11 +313,14 @@ def test_a_restart_is_refused_while_a_login_is_under_way_or_nothing_may_be_remov
     asked = replace(world.observe(), restart_asked=world.now)
     during_login = decide(world.memory, asked, FleetView(), world.now)
     assert during_login.action is None
-    assert "under way" in (during_login.refuse_restart or "")
+    assert "under way" in str(during_login.refuse_restart)
+    assert during_login.refuse_restart is not None
+    assert during_login.refuse_restart.code is ReasonCode.LOGIN_UNDER_WAY
 
     walk(world)
-    kept = replace(world.observe(), restart_asked=world.now, wanted=Wanted.KEEP, wanted_why="Another one acts.")
-    assert decide(world.memory, kept, FleetView(), world.now).refuse_restart == "Another one acts."
+    acts = Reason(ReasonCode.NOT_LEADER, "Another one acts.")
+    kept = replace(world.observe(), restart_asked=world.now, wanted=Wanted.KEEP, wanted_why=acts)
+    assert decide(world.memory, kept, FleetView(), world.now).refuse_restart == acts
 
 
 def test_a_restart_that_takes_long_to_prepare_does_not_keep_an_old_proof() -> None:
@@ -371,6 +402,18 @@ def test_a_pending_phone_approval_has_its_own_longer_limit() -> None:
     assert world.now - asked >= timedelta(seconds=world.limits.phone_approval_time)
 
 
+def test_a_login_under_way_is_told_as_good_news() -> None:
+    """It has its time; nothing that is merely waited for reads as a threat."""
+    world = World()
+    told = set()
+    while world.step().state is not State.READY:
+        if world.decision is not None and world.decision.state in (State.LOGGING_IN, State.AWAITING_2FA):
+            told.add(world.decision.next_action or "")
+    assert told
+    assert all(each.startswith("It has until ") for each in told if "UTC" in each)
+    assert not any("given up" in each for each in told)
+
+
 # What the sheets say of each exit code, where no line of the log told more: (controller, code), what follows, login's outcome.
 CODES = [
     ("ibcontroller", 69, State.BACKING_OFF, LoginOutcome.FAILED),
@@ -384,16 +427,16 @@ CODES = [
 
 
 @pytest.mark.parametrize("log_is_readable", [True, False])
-@pytest.mark.parametrize(("dialect", "code", "state", "outcome"), CODES)
+@pytest.mark.parametrize(("controller", "code", "state", "outcome"), CODES)
 def test_what_follows_an_exit_code_that_no_line_explains(
-    dialect: Dialect, code: int, state: State, outcome: LoginOutcome, *, log_is_readable: bool
+    controller: Controller, code: int, state: State, outcome: LoginOutcome, *, log_is_readable: bool
 ) -> None:
     """The same number means different things: wrong settings are mended by a human, a refused login is not typed again."""
     world = World(log_is_readable=log_is_readable)
     while world.gateway is None:
         world.step()
     world.type_login()
-    world.gateway = replace(world.gateway, dialect=dialect, state=RuntimeState.EXITED, exit_code=code)
+    world.gateway = replace(world.gateway, controller=controller, phase=GatewayPhase.EXITED, exit_code=code)
     for _ in range(30):
         if world.memory.state is state and world.gateway is None:
             break
@@ -409,7 +452,7 @@ def test_a_gateway_that_was_logged_in_is_started_again_whatever_its_code(code: i
     """Its settings have worked in this container: it was lost."""
     world = walk(World())
     assert world.gateway is not None
-    world.gateway = replace(world.gateway, dialect="ibcontroller", state=RuntimeState.EXITED, exit_code=code)
+    world.gateway = replace(world.gateway, controller="ibcontroller", phase=GatewayPhase.EXITED, exit_code=code)
     world.connection = None
     assert settled_ready_with(world, containers=2)
 
@@ -419,53 +462,15 @@ def test_a_refused_login_after_a_good_one_gets_one_new_container_by_its_code_alo
     world = walk(World())
     assert world.gateway is not None
     world.phase(LoginPhase.AUTHENTICATING, completed=False)
-    world.gateway = replace(world.gateway, dialect="ibcontroller", state=RuntimeState.EXITED, exit_code=77)
+    world.gateway = replace(world.gateway, controller="ibcontroller", phase=GatewayPhase.EXITED, exit_code=77)
     world.connection = None
     assert settled_ready_with(world, containers=2)
     assert world.record.false_rejection_used is not None
 
 
-def test_a_controller_that_loops_is_removed_at_its_second_lap() -> None:
-    """A controller that cold-restarts by itself types no third login."""
-    world = World()
-    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
-        world.step()
-    world.phase(LoginPhase.FAILED, laps=1)
-    world.step()
-    assert world.gateway is not None
-    world.phase(LoginPhase.FAILED, laps=2)
-    while world.gateway is not None:
-        world.step()
-
-    assert world.memory.state in (State.BACKING_OFF, State.NEEDS_HUMAN)
-
-
-def test_a_lap_that_a_login_followed_weeks_ago_is_no_loop_today() -> None:
-    """The controller may try its one relaunch in each of its logins; the second one in a row is too many."""
-    world = walk(World())
-    world.phase(LoginPhase.FAILED, laps=2, laps_forgiven=1, completed=False, completed_before=True)
-    close_socket(world)
-    for _ in range(5):
-        world.step()
-    assert world.containers == 1
-    world.phase(LoginPhase.FAILED, laps=3)
-    assert settled_ready_with(world, containers=2)
-
-
-def test_login_failed_outside_a_reset_window_is_a_rejection_at_its_first_lap() -> None:
-    """`Login failed` is not waited for twice: the password may be wrong."""
-    world = World()
-    while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
-        world.step()
-    world.phase(LoginPhase.FAILED, laps=1, login_failed=True)
-
-    assert settled(world) is State.NEEDS_HUMAN
-    assert world.record.rejected_version == "1"
-
-
 def test_login_failed_inside_a_reset_window_is_ibkrs_maintenance() -> None:
-    """In the nightly reset the same words say nothing about the password."""
-    world = World(now=START + timedelta(hours=15, minutes=30))  # 00:30 in New York
+    """In the nightly reset the same words say nothing about the password, and cost nothing."""
+    world = World(now=START + timedelta(hours=16))  # 01:00 in New York, in the long hours alone
     while world.login is None or world.login.phase is not LoginPhase.AUTHENTICATING:
         world.step()
     world.phase(LoginPhase.FAILED, laps=2, login_failed=True)
@@ -473,7 +478,9 @@ def test_login_failed_inside_a_reset_window_is_ibkrs_maintenance() -> None:
         world.step()
 
     assert world.record.rejected_version is None
-    assert world.memory.state is State.BACKING_OFF
+    assert world.decision is not None
+    assert (world.decision.state, world.decision.reason_code) == (State.QUEUED, ReasonCode.IBKR_RESET_WINDOW)
+    assert [each.outcome for each in world.attempts] == [LoginOutcome.DROPPED_IN_RESET]
 
 
 def test_a_rejection_in_a_session_that_was_logged_in_gets_one_new_container() -> None:
@@ -559,6 +566,36 @@ def test_a_login_that_nobody_can_watch_keeps_its_time() -> None:
     assert (world.containers, len(world.logins_typed)) == (1, 1)
 
 
+def test_the_age_of_a_program_goes_on_through_heartbeats_and_begins_anew_with_its_restart() -> None:
+    """Not with each proof that it lives, and not with the container, which may be weeks old."""
+    world = World()
+    assert settled(world) is State.READY
+    began = world.memory.program_since
+    assert began is not None
+    for _ in range(10):
+        world.step()
+    assert world.memory.program_since == began
+    world.phase(LoginPhase.RESTARTING, completed=False, completed_before=True)
+    world.step()
+    restarted = world.memory.program_since
+    assert restarted is not None
+    assert restarted > began
+    world.phase(LoginPhase.LOGGED_IN, completed=True, completed_before=True, warm=True)
+    assert settled(world) is State.READY
+    assert world.memory.program_since == restarted
+
+
+def test_of_an_adopted_gateway_that_was_restarted_before_the_age_counts_from_its_adoption() -> None:
+    """When that restart was, nobody knows; a container of weeks tells of no session of weeks."""
+    world = World()
+    assert settled(world) is State.READY
+    world.phase(LoginPhase.LOGGED_IN, completed=True, completed_before=True, warm=True)
+    world.memory, world.now = Memory(since=world.now), world.now + timedelta(days=7)
+    adopted = world.now
+    world.step()
+    assert world.memory.program_since == adopted
+
+
 @pytest.mark.parametrize("seconds", [10, 60, 110])
 def test_a_gateway_whose_log_cannot_be_read_proves_itself_by_its_api(seconds: float) -> None:
     """It is tried again and again within its startup time: giving it up earlier would cost a login."""
@@ -628,6 +665,45 @@ def test_a_login_that_the_log_tells_no_end_of_is_proven_by_the_api(told: int) ->
     assert (world.containers, len(world.logins_typed), world.broken) == (1, 1, [])
 
 
+def test_a_restarted_container_is_replaced_without_waiting_for_its_login() -> None:
+    """Its password is gone: that is said at once, and after a good login the next one follows at once."""
+    world = World()
+    walk(world)
+    restart_container(world)
+    at = world.now
+    decision = world.step()
+    assert decision.action is not None
+    assert decision.action.kind is ActionKind.REMOVE
+    assert "started again by somebody else" in (decision.reason or "")
+    assert settled(world) is State.READY
+    assert (world.containers, world.counted(), world.broken) == (2, [], [])
+    assert world.attempts[1].reserved_at - at < timedelta(seconds=5)
+
+
+def test_a_container_that_is_restarted_during_its_login_costs_that_login() -> None:
+    """What its controller had typed is not known, so it counts, and the next one waits as after any failure."""
+    world = World()
+    while world.gateway is None:
+        world.step()
+    restart_container(world)
+    world.step()
+    assert world.gateway is None
+    assert settled(world) is State.READY
+    assert [attempt.outcome for attempt in world.attempts] == [LoginOutcome.UNFINISHED, LoginOutcome.SUCCEEDED]
+    assert world.broken == []
+
+
+def test_nothing_is_started_beside_a_container_that_may_be_its_gateway() -> None:
+    """No record names it, so it is not touched either; a human is told."""
+    world = World(unclaimed="The container c looks like it.")
+    assert settled(world) is State.NEEDS_HUMAN
+    assert world.decision is not None
+    assert (world.decision.reason, world.decision.action) == ("The container c looks like it.", None)
+    world.operator_login = True
+    assert settled(world) is State.NEEDS_HUMAN
+    assert world.containers == 0
+
+
 def test_an_approval_whose_line_was_lost_is_proven_by_the_api() -> None:
     """Nobody is told that nobody approved, and no gateway is removed, while its API says that somebody did."""
     world = World(told_phases=3)
@@ -649,7 +725,7 @@ def test_a_login_that_hangs_is_asked_for_its_api_once_and_then_given_up() -> Non
     while world.gateway is not None:
         assert not any((world.step().state is State.READY, world.connection))
     limits = world.limits
-    assert limits.max_startup_time <= (world.now - begun).total_seconds() <= limits.max_startup_time + 10
+    assert limits.window_time <= (world.now - begun).total_seconds() <= limits.window_time + 10
     world.step()
     assert (world.connects, world.attempts[0].outcome, world.broken) == (1, LoginOutcome.FAILED, [])
 
@@ -678,7 +754,7 @@ def test_an_image_is_too_old_when_its_configuration_does_not_follow_either(*, is
     if is_late:
         world.phase(LoginPhase.LOGGED_IN, completed=True, paper_accepted=True, too_old=False)
     assert settled(world) is (State.READY if is_late else State.NEEDS_HUMAN)
-    assert (world.containers, "0.1.4" in (world.record.needs_human or "")) == (1, not is_late)
+    assert (world.containers, "0.1.4" in str(world.record.needs_human)) == (1, not is_late)
 
 
 def test_nothing_is_started_or_removed_while_the_followers_are_unknown() -> None:

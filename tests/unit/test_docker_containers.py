@@ -10,23 +10,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spreadpilot_core.ibkr.exit_codes import NO_SECRET, NO_SETTINGS
-from spreadpilot_core.ibkr.protocols import FollowerId, Leases, RuntimeState, TradingMode
-from spreadpilot_core.ibkr.runtimes.docker_containers import (
-    WRAPPER,
+from spreadpilot_core.ibkr.controller_log.exit_codes import NO_SECRET, NO_SETTINGS
+from spreadpilot_core.ibkr.model.followers import FollowerId, TradingMode
+from spreadpilot_core.ibkr.model.gateways import Endpoint, GatewayPhase
+from spreadpilot_core.ibkr.model.records import Identities
+from spreadpilot_core.ibkr.model.users import user_digest
+from spreadpilot_core.ibkr.runtimes.docker.containers import (
     HealthCheck,
+    Labelled,
     container_config,
     doubtful_settings,
+    foreign_from,
     gateway_from,
     last_words,
     parse_time,
 )
-from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
-from spreadpilot_core.ibkr.runtimes.images import SECRET_DIRECTORY, look
+from spreadpilot_core.ibkr.runtimes.docker.naming import Naming
+from spreadpilot_core.ibkr.runtimes.images import SECRET_DIRECTORY, identify
+from spreadpilot_core.ibkr.runtimes.wrapper import WRAPPER
 from support.docker_specs import spec
 
-NAMING = Naming("ibgateway-follower")
-IMAGE = look(
+NAMING = Naming("ibgateway-follower", Identities("1d3nt1ty"))
+IMAGE = identify(
     "gateway:test",
     {"Id": "sha256:1", "Config": {"Env": ["IBC_APP_DIR=/x"], "Cmd": ["/run.sh", "a b"], "User": "1000:1000"}},
 )
@@ -35,7 +40,7 @@ LIVE_STATE = {"Status": "running", "Running": True, "StartedAt": "2026-11-24T10:
 
 def config(*, api: tuple[int, int] = (1, 41), **choices: Any) -> dict[str, Any]:
     return container_config(
-        IMAGE, spec(**choices), Leases(4107, 1003), naming=NAMING, api=api, health=HealthCheck(), version="9.9"
+        IMAGE, spec(**choices), Labelled(4107, 1003), naming=NAMING, api=api, health=HealthCheck(), version="9.9"
     )
 
 
@@ -45,7 +50,7 @@ def inspection(state: dict[str, Any], **more: Any) -> dict[str, Any]:
         "Id": "c" * 64,
         "Name": "/ibgateway-follower-alice",
         "Image": "sha256:1",
-        "Config": {"Labels": made["Labels"], "Image": made["Image"], "Env": made["Env"]},
+        "Config": {key: made[key] for key in ("Labels", "Image", "Env", "Entrypoint")},
         "HostConfig": made["HostConfig"],
         "State": state,
         "NetworkSettings": {"Ports": {}},
@@ -208,20 +213,87 @@ def test_a_running_gateway_is_read_from_its_labels() -> None:
     found = gateway_from(inspection(LIVE_STATE), naming=NAMING, newest_image="sha256:1")
     assert found is not None
     assert found.follower_id == "alice"
-    assert found.leases == Leases(4107, 1003)
-    assert (found.trading_mode, found.spec_digest, found.dialect) == (TradingMode.PAPER, "d1", "ibcontroller")
-    assert found.state is RuntimeState.RUNNING
+    assert (found.endpoint, found.client_id) == (Endpoint("127.0.0.1", 4107), 1003)
+    assert (found.trading_mode, found.spec_digest, found.controller) == (TradingMode.PAPER, "d1", "ibcontroller")
+    assert found.phase is GatewayPhase.RUNNING
     assert found.started_at == datetime(2026, 11, 24, 10, 0, 0, 123456, tzinfo=UTC)
     assert found.exit_code is None
     assert found.notices == ()
 
 
-def test_another_owner_is_not_seen() -> None:
-    """Two managers on one engine do not see each other."""
-    assert gateway_from(inspection(LIVE_STATE), naming=Naming("other"), newest_image=None) is None
+def test_another_managers_gateway_is_foreign() -> None:
+    """Also under the same prefix: it is no gateway of ours, and says who manages it, its port, and whose user it logs in."""
+    other = Naming("ibgateway-follower", Identities("another"))
+    assert gateway_from(inspection(LIVE_STATE), naming=other, newest_image=None) is None
+    foreign = foreign_from(inspection(LIVE_STATE), naming=other)
+    assert foreign is not None
+    assert (foreign.identity, foreign.host_port, foreign.is_ended) == ("1d3nt1ty", 4107, False)
+    assert foreign.user_digest == user_digest("ALICE01")
+    assert foreign_from(inspection(LIVE_STATE), naming=NAMING) is None
 
 
-@pytest.mark.parametrize("broken", ["host-port", "dialect", "trading-mode", "spec", "follower"])
+def test_an_adopted_identity_is_as_good_as_the_own_one() -> None:
+    """What an operator had taken over is found by the manager that took it."""
+    heir = Naming("another-prefix", Identities("heir", ("1d3nt1ty",)))
+    found = gateway_from(inspection(LIVE_STATE), naming=heir, newest_image=None)
+    assert found is not None
+    assert (found.faults, found.is_renamed) == ((), False)
+
+
+def without(key: str) -> dict[str, Any]:
+    host = dict(config()["HostConfig"])
+    host[key] = {}
+    return {"HostConfig": host}
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        (without("PortBindings"), "does not publish port 4107 on loopback"),
+        ({"HostConfig": config()["HostConfig"] | {"NetworkMode": "host"}}, "does not publish port 4107 on loopback"),
+        (
+            {"HostConfig": config()["HostConfig"] | {"PortBindings": {"1/tcp": [{"HostIp": "", "HostPort": "4107"}]}}},
+            "does not publish port 4107 on loopback",
+        ),
+        (without("Tmpfs"), "has no place for a secret"),
+        ({"Config": inspection(LIVE_STATE)["Config"] | {"Entrypoint": None}}, "has another entrypoint"),
+        ({"Config": inspection(LIVE_STATE)["Config"] | {"Entrypoint": ["sleep", "9"]}}, "has another entrypoint"),
+    ],
+)
+def test_labels_alone_make_no_gateway(more: dict[str, Any], fault: str) -> None:
+    """A container that is not made as the manager makes them tells so, whatever it is labelled."""
+    found = gateway_from(inspection(LIVE_STATE, **more), naming=NAMING, newest_image=None)
+    assert found is not None
+    assert fault in " ".join(found.faults)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_restarted"),
+    [
+        ({}, False),
+        ({"FinishedAt": "0001-01-01T00:00:00Z"}, False),
+        ({"FinishedAt": "2026-11-24T09:00:00Z"}, True),
+        ({"FinishedAt": "2026-11-24T09:00:00Z", "Status": "paused"}, True),
+        ({"FinishedAt": "2026-11-24T09:00:00Z", "Status": "restarting"}, True),
+        ({"FinishedAt": "2026-11-24T11:00:00Z", "Status": "exited"}, False),
+    ],
+)
+def test_a_second_life_is_told_from_a_first(change: dict[str, Any], is_restarted: bool) -> None:
+    """A container that has ended before and runs has no secret, whatever started it again."""
+    found = gateway_from(inspection(LIVE_STATE | change), naming=NAMING, newest_image=None)
+    assert found is not None
+    assert found.is_restarted is is_restarted
+
+
+def test_a_changed_restart_policy_is_noticed() -> None:
+    """`docker update --restart`: the gateway goes on, and people are told what it would come to."""
+    host = config()["HostConfig"] | {"RestartPolicy": {"Name": "always"}}
+    found = gateway_from(inspection(LIVE_STATE, HostConfig=host), naming=NAMING, newest_image=None)
+    assert found is not None
+    assert "docker update --restart=no ibgateway-follower-alice" in " ".join(found.notices)
+
+
+@pytest.mark.parametrize("broken", ["host-port", "controller", "trading-mode", "spec", "follower"])
 def test_a_container_with_a_broken_label_is_left_alone(broken: str) -> None:
     """What cannot be understood is not adopted."""
     seen = inspection(LIVE_STATE)
@@ -236,19 +308,19 @@ def test_a_container_with_a_broken_label_is_left_alone(broken: str) -> None:
 @pytest.mark.parametrize(
     ("status", "state"),
     [
-        ("created", RuntimeState.CREATED),
-        ("running", RuntimeState.RUNNING),
-        ("paused", RuntimeState.PAUSED),
-        ("exited", RuntimeState.EXITED),
-        ("dead", RuntimeState.EXITED),
-        ("removing", RuntimeState.EXITED),
+        ("created", GatewayPhase.AWAITING_SECRET),
+        ("running", GatewayPhase.RUNNING),
+        ("paused", GatewayPhase.PAUSED),
+        ("exited", GatewayPhase.EXITED),
+        ("dead", GatewayPhase.EXITED),
+        ("removing", GatewayPhase.EXITED),
     ],
 )
-def test_states(status: str, state: RuntimeState) -> None:
+def test_states(status: str, state: GatewayPhase) -> None:
     """Every state that the engine knows is one of four here."""
     found = gateway_from(inspection(LIVE_STATE | {"Status": status}), naming=NAMING, newest_image=None)
     assert found is not None
-    assert found.state is state
+    assert found.phase is state
 
 
 def test_an_outdated_image_is_noticed() -> None:
@@ -263,9 +335,9 @@ def test_want_of_memory_is_told_only_as_a_cause() -> None:
     killed = LIVE_STATE | {"Status": "exited", "Running": False, "OOMKilled": True, "ExitCode": 137}
     found = gateway_from(inspection(killed), naming=NAMING, newest_image=None)
     assert found is not None
-    assert "want of memory at 1024 MiB" in found.notices[0]
+    assert "OOM-killed at 1024 MiB" in found.notices[0]
     assert found.exit_code == 137
-    assert "want of memory" in last_words(inspection(killed), ["x"]).lines[-1]
+    assert "OOM-killed" in last_words(inspection(killed), ["x"]).lines[-1]
     assert last_words(inspection(killed | {"ExitCode": 0}), ["x"]).lines == ["x"]
 
 

@@ -16,12 +16,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from spreadpilot_core.ibkr.errors import NoSpaceError, RuntimeUnavailableError, SettingsError
-from spreadpilot_core.ibkr.protocols import RuntimeEventKind
-from spreadpilot_core.ibkr.runtimes import docker_engine
-from spreadpilot_core.ibkr.runtimes.docker import DockerRuntime
-from spreadpilot_core.ibkr.runtimes.docker_engine import Engine, EngineRefusedError
-from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
-from spreadpilot_core.ibkr.runtimes.docker_streams import container_events
+from spreadpilot_core.ibkr.runtimes.docker import engine as engine_module
+from spreadpilot_core.ibkr.runtimes.docker.engine import Engine, EngineRefusedError
+from spreadpilot_core.ibkr.runtimes.docker.images import PullProgress
+from spreadpilot_core.ibkr.runtimes.docker.naming import Naming
+from spreadpilot_core.ibkr.runtimes.docker.runtime import DockerRuntime
+from spreadpilot_core.ibkr.runtimes.docker.streams import container_changes
 from spreadpilot_core.ibkr.settings import Settings
 
 Answer = Callable[[str], tuple[int, object]]
@@ -45,7 +45,7 @@ async def fake_engine(path: Path, answer: Answer) -> AsyncIterator[Engine]:
             if status == 0:
                 await ended.wait()
                 break
-            data = json.dumps(body).encode()
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
             head = f"HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
             writer.write(head.encode() + data)
             await writer.drain()
@@ -58,7 +58,7 @@ async def fake_engine(path: Path, answer: Answer) -> AsyncIterator[Engine]:
     finally:
         await engine.close()
         ended.set()
-        await asyncio.gather(*serving)
+        await asyncio.gather(*serving, return_exceptions=True)  # a client may go in the middle of an answer
         server.close()
 
 
@@ -135,7 +135,7 @@ async def test_a_user_without_permission(tmp_path: Path) -> None:
 
 async def test_an_engine_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is unavailable after a while, not waited for for ever."""
-    monkeypatch.setattr(docker_engine, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(engine_module, "_ANSWER_SECONDS", 0.2)
     async with fake_engine(
         tmp_path / "s", lambda path: version("1.41")(path) if "version" in path else (0, None)
     ) as engine:
@@ -180,14 +180,14 @@ async def test_events_are_asked_for_from_before_the_engine_subscribes(tmp_path: 
     async with fake_engine(tmp_path / "s", answer) as engine:
         await engine.open()
         before = time.time()
-        async for event in container_events(engine, Naming("gw")):
-            assert event.kind is RuntimeEventKind.GAP
+        async for changed in container_changes(engine, Naming("gw")):
+            assert changed is None
             break
     ((path, at),) = [each for each in asked if "/events" in each[0]]
     query = parse_qs(urlsplit(path).query)
     assert before - 0.001 <= float(query["since"][0]) <= at
     filters = json.loads(query["filters"][0])
-    assert filters["label"] == ["spreadpilot.gateway-manager.owner=gw"]
+    assert filters["label"] == ["spreadpilot.gateway-manager.owner"]
     assert "exec_start" not in filters["event"]
 
 
@@ -232,7 +232,7 @@ async def test_a_runtime_that_was_never_opened_closes() -> None:
     await runtime.close()
     await runtime.close()
     with pytest.raises(RuntimeUnavailableError, match="not open"):
-        await runtime.find()
+        await runtime.list()
 
 
 @pytest.mark.parametrize("host", ["tcp://10.0.0.1:2375", "ssh://a@b", "/var/run/docker.sock", "unix://"])
@@ -248,3 +248,41 @@ def test_settings_name_socket_and_owner() -> None:
     runtime = DockerRuntime.from_settings(settings, manager_id="m")
     assert runtime._engine.socket == "/run/user/1000/docker.sock"
     assert runtime._naming.prefix == "mine"
+
+
+async def test_a_pulls_lines_that_make_no_sense_are_passed_over(tmp_path: Path) -> None:
+    """Whatever stands between the engine's own lines, the pull goes on, and its progress is told by those that are."""
+    nested = b"[" * 100_000
+    lines = [
+        *(b"no json", b"[]", b"7", b"null", b'"x"', b"{", b"\xff\xfe", nested, b""),
+        b'{"id": ["aa"], "status": "Downloading"}',
+        b'{"id": "aa", "status": "Downloading", "progressDetail": [1]}',
+        b'{"id": "aa", "status": "Downloading", "progressDetail": {"current": "much", "total": 1e400}}',
+        b'{"id": "aa", "status": ["Downloading"], "progressDetail": 3}',
+        b'{"id": "aa", "status": "Downloading", "progressDetail": {"current": -5, "total": 9437184}}',
+        b'{"id": "aa", "status": "Pull complete"}',
+    ]
+
+    def answer(path: str) -> tuple[int, object]:
+        return (200, b"\n".join(lines) + b"\n") if "/images/create" in path else version("1.44")(path)
+
+    progress = PullProgress("r/x:y")
+    async with fake_engine(tmp_path / "docker.sock", answer) as engine:
+        await engine.open()
+        async for line in engine.pull("r/x:y", None):
+            progress.take(line)
+    assert progress.sentence == "Pulling r/x:y: 1 of 1 layer, 0 of 9 MiB loaded."
+
+
+async def test_a_pull_whose_line_has_no_end_fails_alone(tmp_path: Path) -> None:
+    """It is an engine that went away, as far as this pull is concerned; the next request is answered."""
+
+    def answer(path: str) -> tuple[int, object]:
+        return (200, b"x" * (4 << 20)) if "/images/create" in path else version("1.44")(path)
+
+    async with fake_engine(tmp_path / "docker.sock", answer) as engine:
+        await engine.open()
+        with pytest.raises(RuntimeUnavailableError):
+            async for _ in engine.pull("r/x:y", None):
+                pass
+        assert (await engine.facts())["Version"] == "99.1"

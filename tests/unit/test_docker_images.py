@@ -13,9 +13,9 @@ from spreadpilot_core.ibkr.errors import (
     RegistryDeniedError,
     RegistryUnreachableError,
 )
-from spreadpilot_core.ibkr.runtimes.docker_engine import EngineRefusedError
-from spreadpilot_core.ibkr.runtimes.docker_images import PullProgress, pull_error, registry_of, stored_login
-from spreadpilot_core.ibkr.runtimes.docker_network import _routed_ranges, free_ranges
+from spreadpilot_core.ibkr.runtimes.docker.engine import EngineRefusedError
+from spreadpilot_core.ibkr.runtimes.docker.images import PullProgress, pull_error, registry_of, stored_login
+from spreadpilot_core.ibkr.runtimes.docker.network import _routed_ranges, free_ranges
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,44 @@ async def test_a_stored_login_is_found_by_its_registry(tmp_path: Path) -> None:
     assert await stored_login(tmp_path, "r.example") == {"auth": entry}
     assert await stored_login(tmp_path, "tok.example") == {"identitytoken": "t"}
     assert await stored_login(tmp_path, "other.example") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "server"),
+    [
+        ("r.example", "r.example"),
+        ("http://r.example", "r.example"),
+        ("https://r.example/v1/", "r.example"),
+        ("r.example:5000", "r.example:5000"),
+        ("index.docker.io", registry_of("joe/image")[1]),
+        ("https://index.docker.io/v1/", registry_of("joe/image")[1]),
+    ],
+)
+async def test_a_login_is_found_however_docker_wrote_its_registry(tmp_path: Path, key: str, server: str) -> None:
+    """Docker's client compares hosts; older ones wrote whole addresses."""
+    entry = base64.b64encode(b"joe:pw").decode()
+    write(tmp_path, {"auths": {"other.example": {"auth": "x"}, key: {"auth": entry}}})
+    assert await stored_login(tmp_path, server) == {"auth": entry}
+
+
+@pytest.mark.parametrize("key", ["r.example:5000", "r.example.org", "https://mirror.example/r.example", "x.r.example"])
+async def test_another_hosts_login_is_not_given_away(tmp_path: Path, key: str) -> None:
+    """A port and a longer name are other hosts, and a path is none."""
+    write(tmp_path, {"auths": {key: {"auth": base64.b64encode(b"joe:pw").decode()}}})
+    assert await stored_login(tmp_path, "r.example") is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *([], 7, "x", None, {"auths": []}, {"auths": {"r.example": []}}, {"auths": {"r.example": {"auth": 7}}}),
+        *({"credHelpers": []}, {"credHelpers": {"r.example": 7}}, {"credsStore": ["x"]}),
+    ],
+)
+async def test_a_config_that_makes_no_sense_has_no_login(tmp_path: Path, config: object) -> None:
+    """What is not as `docker login` leaves it is passed over; the registry says what it wants."""
+    write(tmp_path, config)
+    assert await stored_login(tmp_path, "r.example") is None
 
 
 async def test_a_helper_program_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

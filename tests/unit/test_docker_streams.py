@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.protocols import RuntimeEventKind
-from spreadpilot_core.ibkr.runtimes.docker_streams import LogReader, engine_time, event_from
+from spreadpilot_core.ibkr.runtimes.docker.streams import LogReader, changed_by, engine_time
 
 
 def told(action: str, **attributes: str) -> dict[str, Any]:
@@ -14,37 +13,17 @@ def told(action: str, **attributes: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("action", "kind"),
-    [
-        ("start", RuntimeEventKind.STARTED),
-        ("die", RuntimeEventKind.DIED),
-        ("pause", RuntimeEventKind.PAUSED),
-        ("unpause", RuntimeEventKind.RESUMED),
-        ("destroy", RuntimeEventKind.REMOVED),
-        ("oom", RuntimeEventKind.HEALTH),
-        ("health_status: unhealthy", RuntimeEventKind.HEALTH),
-    ],
+    "action", ["start", "die", "pause", "unpause", "destroy", "oom", "health_status: unhealthy", "rename", "update"]
 )
-def test_events_keep_what_they_are_about(action: str, kind: RuntimeEventKind) -> None:
-    """Follower and container come from the event itself; nothing is asked for."""
-    event = event_from(told(action))
-    assert event is not None
-    assert (event.kind, event.follower_id, event.container_id) == (kind, "alice", "c1")
-
-
-def test_a_death_has_its_exit_code_and_health_its_word() -> None:
-    """The code is the engine's attribute, a string."""
-    died, sick = event_from(told("die", exitCode="137")), event_from(told("health_status: unhealthy", exitCode="1"))
-    assert died is not None
-    assert died.exit_code == 137
-    assert sick is not None
-    assert (sick.exit_code, sick.detail) == (None, "unhealthy")
+def test_an_event_tells_which_container_changed(action: str) -> None:
+    """By its id, which comes from the event itself; nothing is asked for."""
+    assert changed_by(told(action)) == "c1"
 
 
 @pytest.mark.parametrize("line", [{}, {"Action": "die"}, {"Action": "exec_start: sh", "Actor": {"ID": "c1"}}])
 def test_what_says_nothing_to_us_is_left_out(line: dict[str, Any]) -> None:
     """Unknown actions and events without an actor."""
-    assert event_from(line) is None
+    assert changed_by(line) is None
 
 
 # ---------------------------------------------------------------------------------------------- logs
@@ -103,6 +82,27 @@ def test_a_log_goes_on_a_little_before_its_last_line() -> None:
     reader.feed(1, S2 + b"whole\n" + S2 + b"ha")
     assert reader.reconnect(otherwise="0") == "1795514400.400000"
     assert reader.feed(1, S2 + b"half\n") == ["half"]
+
+
+def test_what_was_lost_before_the_last_line_is_not_told_after_it() -> None:
+    """A flood outran the engine's files: lines that it dropped at first come with the repetition, and are history by then."""
+    reader = LogReader()
+    assert reader.feed(1, S1 + b"first\n") + reader.feed(1, S2 + b"last\n") == ["first", "last"]
+    assert reader.feed(2, S1 + b"error\n") == ["error"]
+    reader.reconnect(otherwise="0")
+    again = S1 + b"first\n" + S1 + b"lost\n" + S2 + b"last\n" + S2 + b"next\n"
+    assert reader.feed(1, again) == ["next"]
+    assert reader.feed(2, S1 + b"error\n" + S1 + b"one that was written meanwhile\n") == [
+        "one that was written meanwhile"
+    ]
+
+
+def test_a_clock_that_is_set_back_loses_no_line() -> None:
+    """While a stream stands, stamps decide nothing but what is a repetition."""
+    reader = LogReader()
+    assert reader.feed(1, S2 + b"before\n" + S1 + b"after\n") == ["before", "after"]
+    reader.reconnect(otherwise="0")
+    assert reader.feed(1, S2 + b"at the place\n" + S1 + b"set back again\n") == ["at the place", "set back again"]
 
 
 def test_a_broken_stamp_does_not_move_the_place() -> None:

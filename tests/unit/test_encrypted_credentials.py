@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.credentials.source import Credentials, SecretVersion
+from spreadpilot_core.ibkr.credentials.sources.encrypted import sealed_file
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
+from spreadpilot_core.ibkr.credentials.sources.source import Credentials, SecretVersion
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialStoreError, CredentialsUnavailableError
 
 PASSWORD = "pä\\ss-{x} €"
@@ -22,8 +25,8 @@ def store(tmp_path: Path) -> EncryptedCredentials:
 
 
 def from_vault(password: str = PASSWORD, version: str = "4-aaaaaaaa") -> Credentials:
-    dated = datetime(2026, 11, 20, tzinfo=UTC)
-    return Credentials(user="edemo", password=password, version=SecretVersion(version, dated), source="vault")
+    written_at = datetime(2026, 11, 20, tzinfo=UTC)
+    return Credentials(user="edemo", password=password, version=SecretVersion(version, written_at), source="vault")
 
 
 def test_what_was_set_is_read(store: EncryptedCredentials) -> None:
@@ -158,7 +161,7 @@ def test_an_entry_can_be_neither_moved_nor_relabelled(store: EncryptedCredential
         {**a, "sealed": b["sealed"]},
         {**a, "user": "user-b"},
         {**a, "version": "9-x"},
-        {**a, "dated": "2030"},
+        {**a, "written_at": "2030-01-01"},
     ):
         rewrite(store, {**body, "entries": {"a": forged, "b": b}})
         with pytest.raises(CredentialStoreError, match="entry a was altered"):
@@ -178,7 +181,7 @@ def test_a_mark_names_content_and_tells_nothing(store: EncryptedCredentials, tmp
 def test_a_store_that_cannot_be_reached_may_pass(store: EncryptedCredentials, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that another program keeps, and a file that can't be read, are troubles that may pass."""
     store.set("a", "u", "p")
-    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.encrypted._LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr("spreadpilot_core.ibkr.credentials.sources.encrypted.source._LOCK_PATIENCE", 0.1)
     with (
         FileLock(store.path.with_suffix(".lock")),
         pytest.raises(CredentialsUnavailableError, match="has been changing"),
@@ -191,6 +194,73 @@ def test_a_store_that_cannot_be_reached_may_pass(store: EncryptedCredentials, mo
 
 
 def rewrite(store: EncryptedCredentials, body: dict[str, object]) -> None:
-    from spreadpilot_core.ibkr.credentials import encrypted  # noqa: PLC0415  # the forger's way in
+    store.path.write_bytes(sealed_file.written(body))
 
-    store.path.write_bytes(encrypted._file(body))
+
+ODD = [None, 5, 1e300, True, [], {}, [[]], "", "\ud800", "x" * 100_000, {"a": {"b": []}}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:20])
+@pytest.mark.parametrize("field", ["format", "header", "check", "entries"])
+def test_a_right_checksum_over_the_wrong_shape_is_damage(store: EncryptedCredentials, field: str, odd: object) -> None:
+    """Whatever somebody put into a field of the file, with the checksum made anew, every call says that it is damaged."""
+    store.set("a", "u", PASSWORD)
+    body = json.loads(store.path.read_text())["body"]
+    rewrite(store, {**body, field: odd})
+    for call in (
+        store.list,
+        lambda: store.read("a"),
+        lambda: store.version("a"),
+        lambda: store.set("b", "u", PASSWORD),
+        lambda: store.remember({"c": from_vault()}),
+        lambda: store.remove("a"),
+        store.rotate_key,
+        lambda: store.mark(("a", "u", "p")),
+    ):
+        with suppress(CredentialStoreError, CredentialsRefusedError):
+            call()
+    with pytest.raises(CredentialsRefusedError):
+        store.read("a")
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:20])
+@pytest.mark.parametrize("field", [None, "user", "version", "written_at", "origin", "sealed"])
+def test_an_entry_of_the_wrong_shape_harms_no_other(
+    store: EncryptedCredentials, field: str | None, odd: object
+) -> None:
+    """It alone can't be read, is listed as damaged, and can be removed or set anew."""
+    store.set("a", "u", "one")
+    store.set("b", "u", "two")
+    body = json.loads(store.path.read_text())["body"]
+    entry = odd if field is None else {**body["entries"]["a"], field: odd}
+    rewrite(store, {**body, "entries": {**body["entries"], "a": entry}})
+    with pytest.raises(CredentialStoreError, match="the entry a "):
+        store.read("a")
+    assert store.read("b").password == "two"
+    assert [(each.ref, each.user) for each in store.list()] == [("a", "(damaged)"), ("b", "u")]
+    assert not store.remove("a", only="vault")
+    store.set("a", "u", "anew")
+    assert store.read("a").password == "anew"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[" * 100_000, b"null", b"[]", b'{"body": {}}', b"\xff", b'{"body": 1, "sha256": 1}']
+)
+def test_a_file_that_is_something_else_is_damage(store: EncryptedCredentials, content: bytes) -> None:
+    """No JSON, too deep, or nothing like ours: one sentence."""
+    store.path.write_bytes(content)
+    with pytest.raises(CredentialStoreError, match="are damaged"):
+        store.list()
+
+
+def test_a_store_or_key_that_is_a_pipe_keeps_nobody_waiting(store: EncryptedCredentials, tmp_path: Path) -> None:
+    """What is no file is said, instead of being waited for."""
+    store.set("a", "u", PASSWORD)
+    for path, error in (
+        (tmp_path / "credentials.key", CredentialStoreError),
+        (store.path, CredentialsUnavailableError),
+    ):
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(error, match="FIFO"):
+            store.read("a")

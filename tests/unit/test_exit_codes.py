@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.exit_codes import ExitKind, exit_meaning
+from spreadpilot_core.ibkr.controller_log.exit_codes import ExitKind, exit_meaning
 
 K = ExitKind
 
 
 @pytest.mark.parametrize(
-    ("dialect", "code", "kind"),
+    ("controller", "code", "kind"),
     [
         ("ibc", 0, K.TIDY), ("ibc", 1, K.CRASH), ("ibc", 2, K.CONFIG), ("ibc", 3, K.CONFIG), ("ibc", 4, K.CONFIG),
         ("ibc", 5, K.CONFIG), ("ibc", 6, K.CONFIG), ("ibc", 7, K.CONFIG), ("ibc", 8, K.CONFIG), ("ibc", 76, K.CRASH),
@@ -27,9 +27,9 @@ K = ExitKind
         ("ibc", 69, K.UNKNOWN), ("ibcontroller", 87, K.UNKNOWN), ("ibc", None, K.UNKNOWN), ("ibcontroller", 255, K.UNKNOWN),
     ],
 )  # fmt: skip
-def test_exit_code(dialect: Any, code: int | None, kind: ExitKind) -> None:
+def test_exit_code(controller: Any, code: int | None, kind: ExitKind) -> None:
     """Each code of each controller has its kind and a clause; a code of the other controller is unknown."""
-    meaning = exit_meaning(dialect, code)
+    meaning = exit_meaning(controller, code)
     assert meaning.kind is kind
     assert meaning.sentence
     assert not meaning.sentence.endswith(".")

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from spreadpilot_core.ibkr import ledger as module
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
-from spreadpilot_core.ibkr.ledger import Ledger, refusal_sentence
-from spreadpilot_core.ibkr.protocols import (
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode
+from spreadpilot_core.ibkr.model.records import (
     AttemptId,
     ContainerId,
-    FollowerId,
+    LoadedRecords,
     LoginAttempt,
+    LoginLimits,
     LoginOutcome,
     LoginRefusal,
     Record,
 )
+from spreadpilot_core.ibkr.supervision import ledger as module
+from spreadpilot_core.ibkr.supervision.ledger import Ledger, refusal_sentence
 from support.home import PATIENCE, eventually
 
 ANNA, BEN = FollowerId("anna"), FollowerId("ben")
@@ -53,19 +56,19 @@ class Store:
         """Let go."""
         self.closed = True
 
-    async def load(self) -> Mapping[FollowerId, Record]:
+    async def load(self) -> LoadedRecords:
         """All records."""
         self._reach("load")
-        return self.records
+        return LoadedRecords(self.records)
 
     async def save(self, record: Record) -> None:
         """Write one."""
         self._reach(f"save {record.follower_id} {record.last_reason}")
         self.records[record.follower_id] = record
 
-    async def reserve_login(self, attempt: LoginAttempt, limit: int | None) -> LoginRefusal | None:
+    async def reserve_login(self, attempt: LoginAttempt, limits: LoginLimits) -> LoginRefusal | None:
         """Reserve."""
-        self._reach(f"reserve {attempt.user} {limit}")
+        self._reach(f"reserve {attempt.user} {limits.counted}")
         return self.refuse
 
     async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> bool:
@@ -79,7 +82,7 @@ class Store:
         """Settle."""
         self._reach(f"settle {outcome.value}", attempt_id, at, not_before)
 
-    async def counted_logins(self, user: str, since: datetime) -> Sequence[LoginAttempt]:
+    async def full_logins(self, user: str, since: datetime) -> Sequence[LoginAttempt]:
         """None counts."""
         self._reach(f"counted {user} since {since:%d %H:%M}")
         return []
@@ -145,10 +148,14 @@ async def test_while_the_store_is_away_everything_is_kept_in_order_and_nobody_lo
     booking = asyncio.create_task(ledger.book(attempt, ContainerId("c1")))
     await asyncio.sleep(0.05)
     assert not settling.done()
-    for refused in (ledger.reserve(attempt, 3), ledger.save(record(BEN, "x")), ledger.counted("user")):
+    for refused in (
+        ledger.reserve(attempt, LoginLimits(counted=3)),
+        ledger.save(record(BEN, "x")),
+        ledger.full_logins("user"),
+    ):
         with pytest.raises(StoreUnavailableError, match="away"):
             await refused
-    assert ledger.fault == "The store is away."
+    assert ledger.fault == Reason(ReasonCode.STORE_UNAVAILABLE, "The store is away.")
 
     store.away = False
     async with asyncio.timeout(PATIENCE):
@@ -201,7 +208,7 @@ async def test_before_the_records_were_read_none_is_written(store: Store) -> Non
 
 async def test_logins_of_the_last_24_hours_are_asked_for(store: Store, ledger: Ledger) -> None:
     """The day runs back from now."""
-    await ledger.counted("user")
+    await ledger.full_logins("user")
 
     assert store.writes == ["counted user since 23 14:00"]
 

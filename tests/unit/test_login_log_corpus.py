@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spreadpilot_core.ibkr.login_log import LoginLog, LoginPhase
+from spreadpilot_core.ibkr.controller_log.reader import LoginLog
+from spreadpilot_core.ibkr.controller_log.tables import LoginPhase
 from support.controller_lines import corpus, phases, read
 
 P = LoginPhase

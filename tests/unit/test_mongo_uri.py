@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from spreadpilot_core.ibkr.errors import SettingsError, StoreUnavailableError
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.mongo_database import MongoDatabase
+from spreadpilot_core.ibkr.store.mongodb.database import MongoDatabase
 
 WRONG = [
     "http://spread:geheim@db",

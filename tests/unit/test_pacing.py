@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spreadpilot_core.ibkr.deciding import pacing
-from spreadpilot_core.ibkr.protocols import AttemptId, FollowerId, LoginAttempt, LoginOutcome
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.records import AttemptId, LoginAttempt, LoginOutcome
 
 NOW = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.audit import AuditTrail
-from spreadpilot_core.ibkr.credentials.backoff import AwayError
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.credentials.fallback import RememberingCredentials
-from spreadpilot_core.ibkr.credentials.source import Credentials, SecretGoneError, SecretVersion
+from spreadpilot_core.ibkr.audit.trail import AuditTrail
+from spreadpilot_core.ibkr.credentials.sources.backoff import AwayError
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
+from spreadpilot_core.ibkr.credentials.sources.remembered import RememberingCredentials
+from spreadpilot_core.ibkr.credentials.sources.source import Credentials, SecretGoneError, SecretVersion
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialsUnavailableError, GatewayManagerError
 
 DATED = datetime(2026, 11, 20, tzinfo=UTC)
@@ -40,7 +40,7 @@ class FakeVault:
         """Nothing to close."""
 
 
-class House:
+class Services:
     """Vault, store and what came of them, in one directory."""
 
     def __init__(self, directory: Path) -> None:
@@ -77,37 +77,37 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def services(tmp_path: Path) -> Services:
+    return Services(tmp_path)
 
 
-def test_vaults_answer_is_given_and_remembered(house: House) -> None:
+def test_vaults_answer_is_given_and_remembered(services: Services) -> None:
     """The answer is Vault's; the store holds it afterwards, audited, and that it does is said once."""
-    found = house.read("secret/data/ibkr/f1")
+    found = services.read("secret/data/ibkr/f1")
     assert (found.password, found.source, found.is_fallback) == ("password 4", "vault", False)
-    [entry] = house.store.list()
+    [entry] = services.store.list()
     assert (entry.ref, entry.version, entry.origin) == ("ibkr/f1", "4-aa", "vault")
-    assert house.acts == ["remember"]
-    house.read("ibkr/f2")
-    house.read("ibkr/f2")
-    assert house.acts == ["remember", "remember"]
-    assert len([said for said in house.said if "remember_credentials=false" in said]) == 1
+    assert services.acts == ["remember"]
+    services.read("ibkr/f2")
+    services.read("ibkr/f2")
+    assert services.acts == ["remember", "remember"]
+    assert len([said for said in services.said if "remember_credentials=false" in said]) == 1
 
 
-def test_a_burst_is_remembered_in_few_writes(house: House) -> None:
+def test_a_burst_is_remembered_in_few_writes(services: Services) -> None:
     """A hundred answers don't wait for a hundred writes."""
-    courier = house.courier()
+    courier = services.courier()
     for number in range(100):
         courier.read(f"ibkr/f{number}")
     courier.close()
-    assert len(house.store.list()) == 100
+    assert len(services.store.list()) == 100
 
 
-def test_while_vault_is_away_the_stored_ones_are_used(house: House) -> None:
+def test_while_vault_is_away_the_stored_ones_are_used(services: Services) -> None:
     """The stand-in says why, of when and which version; the version is the one Vault gave."""
-    house.read()
-    house.vault.error = AWAY
-    found = house.read()
+    services.read()
+    services.vault.error = AWAY
+    found = services.read()
     assert (found.password, found.source, found.is_fallback) == ("password 4", "stored", True)
     assert found.version == SecretVersion("4-aa", DATED)
     assert found.notice == (
@@ -115,114 +115,114 @@ def test_while_vault_is_away_the_stored_ones_are_used(house: House) -> None:
     )
 
 
-def test_vault_wins_as_soon_as_it_is_back(house: House) -> None:
+def test_vault_wins_as_soon_as_it_is_back(services: Services) -> None:
     """After an outage the newest version comes from Vault and is remembered over the old one."""
-    house.read()
-    house.vault.error = AWAY
-    house.read()
-    house.vault.error, house.vault.number = None, 5
-    assert house.read().password == "password 5"
-    house.vault.error = AWAY
-    assert house.read().password == "password 5"
+    services.read()
+    services.vault.error = AWAY
+    services.read()
+    services.vault.error, services.vault.number = None, 5
+    assert services.read().password == "password 5"
+    services.vault.error = AWAY
+    assert services.read().password == "password 5"
 
 
-def test_away_and_nothing_stored_may_pass(house: House) -> None:
+def test_away_and_nothing_stored_may_pass(services: Services) -> None:
     """Without anything to fall back on, both facts are told, and it is no refusal."""
-    house.vault.error = AWAY
+    services.vault.error = AWAY
     with pytest.raises(
         CredentialsUnavailableError, match=r"it is sealed\. There are no stored credentials for ibkr/f1"
     ):
-        house.read()
+        services.read()
 
 
-def test_away_and_the_store_broken_may_pass(house: House) -> None:
+def test_away_and_the_store_broken_may_pass(services: Services) -> None:
     """A store that can't be opened while Vault is away is no refusal either: Vault may come back."""
-    house.read()
-    house.store.path.write_text("rubbish")
-    house.vault.error = AWAY
+    services.read()
+    services.store.path.write_text("rubbish")
+    services.vault.error = AWAY
     with pytest.raises(CredentialsUnavailableError, match=r"it is sealed\..*damaged"):
-        house.read()
+        services.read()
 
 
 @pytest.mark.parametrize("ask", ["read", "version"])
-def test_a_no_is_never_answered_from_memory_and_revokes_it(house: House, ask: str) -> None:
+def test_a_no_is_never_answered_from_memory_and_revokes_it(services: Services, ask: str) -> None:
     """A confirmed denial or deletion is passed on, and what was remembered is gone, also for the next outage."""
-    house.read()
-    house.vault.error = GONE
-    courier = house.courier()
+    services.read()
+    services.vault.error = GONE
+    courier = services.courier()
     with pytest.raises(SecretGoneError):
         getattr(courier, ask)("ibkr/f1")
     courier.close()
-    assert house.store.list() == ()
-    assert house.acts == ["remember", "revoke"]
-    house.vault.error = AWAY
+    assert services.store.list() == ()
+    assert services.acts == ["remember", "revoke"]
+    services.vault.error = AWAY
     with pytest.raises(CredentialsUnavailableError):
-        house.read()
+        services.read()
 
 
-def test_a_no_right_after_an_answer_revokes_it(house: House) -> None:
+def test_a_no_right_after_an_answer_revokes_it(services: Services) -> None:
     """Also what the same courier has only just been given, and not yet written, is revoked."""
-    courier = house.courier()
+    courier = services.courier()
     courier.read("ibkr/f1")
-    house.vault.error = GONE
+    services.vault.error = GONE
     with pytest.raises(SecretGoneError):
         courier.read("ibkr/f1")
     courier.close()
-    assert house.store.list() == ()
+    assert services.store.list() == ()
 
 
-def test_bad_content_is_no_and_keeps_the_memory(house: House) -> None:
+def test_bad_content_is_no_and_keeps_the_memory(services: Services) -> None:
     """A secret without a usable pair is refused, not answered from memory; it was neither denied nor deleted."""
-    house.read()
-    house.vault.error = CredentialsRefusedError("The secret has IB_USER.")
+    services.read()
+    services.vault.error = CredentialsRefusedError("The secret has IB_USER.")
     with pytest.raises(CredentialsRefusedError, match="has IB_USER"):
-        house.read()
-    assert len(house.store.list()) == 1
+        services.read()
+    assert len(services.store.list()) == 1
 
 
-def test_an_operators_entry_stands_in_and_is_never_revoked(house: House) -> None:
+def test_an_operators_entry_stands_in_and_is_never_revoked(services: Services) -> None:
     """What an operator stored is used while Vault is away, and outlives Vault's no."""
-    house.store.set("ibkr/f1", "edemo", "by hand")
-    house.vault.error = AWAY
-    assert house.read().password == "by hand"
-    house.vault.error = GONE
+    services.store.set("ibkr/f1", "edemo", "by hand")
+    services.vault.error = AWAY
+    assert services.read().password == "by hand"
+    services.vault.error = GONE
     with pytest.raises(SecretGoneError):
-        house.read()
-    assert [entry.origin for entry in house.store.list()] == ["operator"]
+        services.read()
+    assert [entry.origin for entry in services.store.list()] == ["operator"]
 
 
-def test_where_remembering_is_forbidden_nothing_is_kept(house: House) -> None:
+def test_where_remembering_is_forbidden_nothing_is_kept(services: Services) -> None:
     """With `remember_credentials` off Vault's answers are not written, older memories go, and none of them is used."""
-    house.read("ibkr/f1")
-    house.read("ibkr/f2")
-    house.read("ibkr/f1", remember=False)
-    assert [entry.ref for entry in house.store.list()] == ["ibkr/f2"]
-    house.vault.error = AWAY
+    services.read("ibkr/f1")
+    services.read("ibkr/f2")
+    services.read("ibkr/f1", remember=False)
+    assert [entry.ref for entry in services.store.list()] == ["ibkr/f2"]
+    services.vault.error = AWAY
     with pytest.raises(CredentialsUnavailableError, match="Remembering is forbidden"):
-        house.read("ibkr/f2", remember=False)
+        services.read("ibkr/f2", remember=False)
 
 
-def test_an_operators_entry_stands_in_where_remembering_is_forbidden(house: House) -> None:
+def test_an_operators_entry_stands_in_where_remembering_is_forbidden(services: Services) -> None:
     """Forbidding memory doesn't forbid what an operator stored on purpose."""
-    house.store.set("ibkr/f1", "edemo", "by hand")
-    house.vault.error = AWAY
-    assert house.read(remember=False).password == "by hand"
+    services.store.set("ibkr/f1", "edemo", "by hand")
+    services.vault.error = AWAY
+    assert services.read(remember=False).password == "by hand"
 
 
-def test_a_broken_store_keeps_nobody_from_vaults_answer(house: House) -> None:
+def test_a_broken_store_keeps_nobody_from_vaults_answer(services: Services) -> None:
     """When remembering fails, the login is given all the same, and the trouble is said."""
-    house.read()
-    house.store.path.write_text("rubbish")
-    house.vault.number = 5
-    assert house.read().password == "password 5"
-    assert "damaged" in house.said[-1]
+    services.read()
+    services.store.path.write_text("rubbish")
+    services.vault.number = 5
+    assert services.read().password == "password 5"
+    assert "damaged" in services.said[-1]
 
 
-def test_versions_are_vaults_alone(house: House) -> None:
+def test_versions_are_vaults_alone(services: Services) -> None:
     """While Vault is away no version is made up from the store."""
-    house.read()
-    house.vault.error = AWAY
-    courier = house.courier()
+    services.read()
+    services.vault.error = AWAY
+    courier = services.courier()
     with pytest.raises(CredentialsUnavailableError):
         courier.version("ibkr/f1")
     assert courier.renew_within == 1200.0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spreadpilot_core.ibkr.protocols import FollowerId, TradingMode
+from spreadpilot_core.ibkr.model.followers import FollowerId, TradingMode
 from spreadpilot_core.ibkr.store.rosters import parse_roster
 
 LONG = "x" * 129
@@ -42,6 +42,33 @@ def a_document(**fields: Any) -> dict[str, Any]:
         ({"account": 1234567}, "account is 1234567, but it must be text."),
         ({"account": ""}, "account is empty, but it must be text; leave the field out instead."),
         ({"phone_owner": True}, "phone_owner is True, but it must be text."),
+        ({"phone_owner": "Anna "}, "phone_owner is 'Anna ', but it must not begin or end with a space."),
+        ({"state": "Active"}, "state is 'Active', but it must be \"ACTIVE\", or another word for no gateway."),
+        ({"state": " ACTIVE"}, "state is ' ACTIVE', but it must not begin or end with a space."),
+        (
+            {"account": "not an account"},
+            "account is 'not an account', but it must be an IBKR account such as \"U1234567\".",
+        ),
+        (
+            {"vault_secret_ref": "../../x"},
+            "vault_secret_ref is '../../x', but it must be the path of a secret, like \"ibkr/alice\".",
+        ),
+        (
+            {"vault_secret_ref": "secret/"},
+            "vault_secret_ref is 'secret/', but it must be the path of a secret, like \"ibkr/alice\".",
+        ),
+        (
+            {"gateway": {"enabled": True}},
+            "gateway.enabled is unknown: enabled belongs to the follower itself, before [follower.gateway].",
+        ),
+        (
+            {"gateway": {"port": 5000}},
+            (
+                "gateway.port is 5000, but it must be one of the manager's ports, 4100 to 4200"
+                " (port_range_start, port_range_end)."
+            ),
+        ),
+        ({"gateway": {"port": 0}}, "gateway.port is 0, but it must be greater than or equal to 1."),
         (
             {"region": "atlantis"},
             "region is 'atlantis', but it must be one of north_america, europe, asia_pacific_1, asia_pacific_2.",
@@ -50,8 +77,8 @@ def a_document(**fields: Any) -> dict[str, Any]:
         (
             {"gateway": {"java_heap": 1024}},
             (
-                "gateway.java_heap is unknown; the options are image, image_contract, read_only_api,"
-                " existing_session_action, auto_restart_time, time_zone, java_heap_mib, vnc."
+                "gateway.java_heap is unknown (java_heap_mib was meant?); the options are image, image_contract,"
+                " read_only_api, existing_session_action, reset_window_wait, auto_restart_time, time_zone, java_heap_mib, vnc, port."
             ),
         ),
         (
@@ -75,9 +102,73 @@ def a_document(**fields: Any) -> dict[str, Any]:
 )
 def test_fault_is_one_exact_sentence(fields: dict[str, Any], fault: str) -> None:
     """Each kind of broken record says which field, which value and what is allowed, and stays alone with it."""
-    roster = parse_roster([a_document(**fields), a_document(id="bert")])
-    assert list(roster.usable) == ["bert"]
-    assert {name: each.fault for name, each in roster.faulty.items()} == {"anna": fault}
+    for shared in (False, True):
+        roster = parse_roster([a_document(**fields), a_document(id="bert")], shared=shared, ports=range(4100, 4201))
+        assert list(roster.usable) == ["bert"]
+        assert {name: each.fault for name, each in roster.faulty.items()} == {"anna": fault}
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "notice"),
+    [
+        (
+            "enbled",
+            "enbled is unknown (enabled was meant?); the fields are id, ",
+            "enabled is missing: was enabled meant?",
+        ),
+        ("tradingMode", "tradingMode is unknown", "trading_mode is missing: was trading_mode meant?"),
+        ("commission_pct", "commission_pct is unknown; ", None),
+        ("accounts", "accounts is unknown (account was meant?); ", None),
+        ("time_zone", "time_zone stands outside of gateway", "it belongs into gateway."),
+        ("read_only_api", "read_only_api stands outside of gateway", "it belongs into [follower.gateway]."),
+    ],
+)
+def test_unknown_names_are_the_owners_slips_or_another_programs_fields(
+    name: str, fault: str, notice: str | None
+) -> None:
+    """In a file of our own each is a fault; in shared documents only what nobody else would write, the rest is a notice or nothing."""
+    (faulty,) = parse_roster([a_document(**{name: True})]).faulty.values()
+    assert faulty.fault.startswith(fault)
+    shared = parse_roster([a_document(**{name: True})], shared=True)
+    told = [
+        *(each.fault for each in shared.faulty.values()),
+        *(said for all_ in shared.notices.values() for said in all_),
+    ]
+    assert ([each.endswith(notice) for each in told] == [True]) if notice is not None else (told == [])
+    assert bool(shared.faulty) == (name == "read_only_api")
+
+
+def test_a_field_that_is_there_is_no_slip_of_another() -> None:
+    """A shared record that says `enabled` itself may hold whatever else looks like it."""
+    assert not parse_roster([a_document(enabled=True, enbled=False)], shared=True).notices
+
+
+def test_a_port_is_pinned_once_among_those_who_want_a_gateway() -> None:
+    """Two enabled followers with one port are both named; a disabled one may keep its pin."""
+    pin = {"gateway": {"port": 4107}, "enabled": True}
+    roster = parse_roster(
+        [a_document(**pin), a_document(id="bert", **pin), a_document(id="cleo", **pin | {"enabled": False})]
+    )
+    assert list(roster.usable) == ["cleo"]
+    fault = "gateway.port is 4107 in 2 records, but each port may be pinned only once."
+    assert {name: each.fault for name, each in roster.faulty.items()} == {"anna": fault, "bert": fault}
+
+
+def test_a_broken_record_that_is_disabled_says_so() -> None:
+    """An explicit `enabled = false` is understood whatever else is wrong; of two records of one id both must say it."""
+    roster = parse_roster(
+        [
+            a_document(enabled=False, colour=1),
+            a_document(id="bert", enabled=False),
+            a_document(id="bert", enabled=True),
+            a_document(id="cleo", enabled="no"),
+        ]
+    )
+    assert {name: each.is_disabled for name, each in roster.faulty.items()} == {
+        "anna": True,
+        "bert": False,
+        "cleo": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -90,6 +181,7 @@ def test_fault_is_one_exact_sentence(fields: dict[str, Any], fault: str) -> None
         ),
         (a_document(id=""), "record 2", "id is empty, but it must have 1 to 128 printable characters."),
         (a_document(id=LONG), "record 2", "id has 129 characters, but at most 128 are allowed."),
+        (a_document(id="alice "), "record 2", "id is 'alice ', but it must not begin or end with a space."),
         (a_document(id="a\nb"), "record 2", "id is 'a\\nb', but it must have printable characters only."),
         (a_document(id=7), "record 2", "id is a number, but it must be text of 1 to 128 printable characters."),
         (a_document(id="", _id="5f3e"), "record 5f3e", "id is empty, but it must have 1 to 128 printable characters."),

@@ -33,7 +33,7 @@ def test_without_a_file_everything_goes_well_and_fast(tmp_path: Path) -> None:
     assert found.timings == Timings.FAST
     assert found.script.to_json() == []
     assert found.server_version == 178
-    assert book.dialect("alice") == "ibcontroller"
+    assert book.controller("alice") == "ibcontroller"
 
 
 def test_accounts_that_are_made_up_look_like_accounts() -> None:
@@ -49,7 +49,7 @@ def test_a_followers_entry_wins_over_the_files_general_choices(tmp_path: Path) -
     write(
         tmp_path,
         {
-            "dialect": "ibc",
+            "controller": "ibc",
             "timings": "real",
             "server_version": 170,
             "followers": {"alice": {"accounts": ["DU7"], "timings": {"login": 3}, "password_sha256": "ab"}},
@@ -59,11 +59,11 @@ def test_a_followers_entry_wins_over_the_files_general_choices(tmp_path: Path) -
     alice, bob = part(book), part(book, "bob")
     assert (list(alice.accounts), alice.timings.login, alice.password_sha256) == (["DU7"], 3.0, "ab")
     assert (alice.timings.answer, bob.timings) == (Timings.FAST.answer, Timings.REAL)
-    assert (alice.server_version, book.dialect("alice"), book.dialect("bob")) == (170, "ibc", "ibc")
-    book.say("alice", {"accounts": ["DU8", "DU9"], "dialect": "ibcontroller"})
+    assert (alice.server_version, book.controller("alice"), book.controller("bob")) == (170, "ibc", "ibc")
+    book.say("alice", {"accounts": ["DU8", "DU9"], "controller": "ibcontroller"})
     assert list(part(book).accounts) == ["DU8", "DU9"]
     assert part(book).password_sha256 == "ab"
-    assert (book.dialect("alice"), book.dialect("bob")) == ("ibcontroller", "ibc")
+    assert (book.controller("alice"), book.controller("bob")) == ("ibcontroller", "ibc")
 
 
 def test_laps_are_used_up_over_containers_and_once_for_each_owner(tmp_path: Path) -> None:
@@ -140,6 +140,6 @@ def test_a_file_that_can_not_be_used_is_told_by_name(tmp_path: Path, content: ob
 
 def test_an_unknown_controller_is_told_by_name(tmp_path: Path) -> None:
     """It is asked for before anything is created."""
-    write(tmp_path, {"dialect": "ibcalpha"})
+    write(tmp_path, {"controller": "ibcalpha"})
     with pytest.raises(Refused, match="ibcalpha"):
-        ScriptBook(tmp_path).dialect("alice")
+        ScriptBook(tmp_path).controller("alice")

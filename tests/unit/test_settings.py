@@ -46,10 +46,10 @@ def test_every_other_setting_has_the_prefix_and_arguments_win(monkeypatch: pytes
     """GATEWAY_MANAGER_<NAME> from the environment, unless the same name is given; an empty variable is none."""
     monkeypatch.setenv("GATEWAY_MANAGER_LOGIN_BUDGET", "5")
     monkeypatch.setenv("GATEWAY_MANAGER_PARALLEL_STARTS", "9")
-    monkeypatch.setenv("GATEWAY_MANAGER_ON_SIGTERM", "")
+    monkeypatch.setenv("GATEWAY_MANAGER_ON_EXIT", "")
     settings = Settings.read(parallel_starts=2)
 
-    assert (settings.login_budget, settings.parallel_starts, settings.on_sigterm) == (5, 2, "stop")
+    assert (settings.login_budget, settings.parallel_starts, settings.on_exit) == (5, 2, "stop")
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,12 @@ def test_every_other_setting_has_the_prefix_and_arguments_win(monkeypatch: pytes
         ({"heartbeat_timeout": math.nan}, "heartbeat_timeout is nan, but must"),
         ({"max_startup_time": 1e300}, "max_startup_time is 1e+300, but must"),
         ({"login_budget": 9}, "login_budget is 9, but must"),
-        ({"on_sigterm": "ignore"}, "on_sigterm is 'ignore', but must"),
+        ({"on_exit": "ignore"}, "on_exit is 'ignore', but must"),
         ({"container_prefix": "-x"}, "container_prefix is '-x', but must"),
-        ({"runtime_url": "podman:"}, "runtime_url is 'podman:', but must be docker: or simulated:[DIRECTORY]"),
+        (
+            {"runtime_url": "podman:"},
+            "runtime_url is 'podman:', but must be docker: or kubernetes:[NAMESPACE] or simulated:[DIRECTORY]",
+        ),
         ({"store_url": "sqlite:"}, "store_url is 'sqlite:', but must"),
         ({"auto_restart_time": "23:45"}, "auto_restart_time is '23:45', but must look like \"11:45 PM\""),
         ({"time_zone": "EST5"}, "time_zone is 'EST5', but must be an IANA time zone"),

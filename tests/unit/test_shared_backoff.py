@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from spreadpilot_core.ibkr.credentials import backoff as module
-from spreadpilot_core.ibkr.credentials.backoff import AwayError, Pace, SharedBackoff
+from spreadpilot_core.ibkr.credentials.sources import backoff as module
+from spreadpilot_core.ibkr.credentials.sources.backoff import AwayError, Pace, SharedBackoff
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError
 
 FAST = Pace(first_wait=0.01, jitter=0.0, shared_for=60.0)
@@ -21,11 +21,11 @@ class Server:
         self.failures = failures
         self.may_pass = may_pass
         self.asked = 0
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def ask(self) -> str:
         """The answer, or a failure."""
-        with self._turn:
+        with self._lock:
             self.asked += 1
             if self.asked <= self.failures:
                 raise AwayError(f"away {self.asked}.", may_pass=self.may_pass)

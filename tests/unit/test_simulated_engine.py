@@ -104,7 +104,7 @@ async def test_a_door_to_nowhere_is_refused(served: ServedEngine) -> None:
     [
         {"host_port": "4001"},
         {"host_port": True},
-        {"dialect": "other"},
+        {"controller": "other"},
         {"trading_mode": "both"},
         {"name": None},
         {"read_only": "no"},
@@ -167,7 +167,7 @@ async def test_garbage_for_a_greeting_is_answered_and_harms_nobody(served: Serve
     """The connection gets an error or is closed, and everybody else is served as before."""
     (answer,) = await served.talk(nonsense, greet=False)
     assert answer is None or answer["error"] == "bad_request"
-    assert await served.talk({"op": "list"}) == [{"ok": True, "containers": []}]
+    assert await served.talk({"op": "list"}) == [{"ok": True, "containers": [], "foreign": []}]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ async def test_a_request_that_makes_no_sense_is_refused(served: ServedEngine, re
     (answer,) = await served.talk(request_)
     assert answer["error"] in ("bad_request", "gone", "unknown_fault")
     assert answer["sentence"].endswith((".", "…")) or answer["error"] == "unknown_fault"
-    assert await served.talk({"op": "list"}) == [{"ok": True, "containers": []}]
+    assert await served.talk({"op": "list"}) == [{"ok": True, "containers": [], "foreign": []}]
 
 
 async def test_a_line_without_end_is_cut_off(served: ServedEngine) -> None:
@@ -206,7 +206,7 @@ async def test_a_line_without_end_is_cut_off(served: ServedEngine) -> None:
 
     with pytest.raises(ConnectionError):
         await write_for_ever()
-    assert await served.talk({"op": "list"}) == [{"ok": True, "containers": []}]
+    assert await served.talk({"op": "list"}) == [{"ok": True, "containers": [], "foreign": []}]
 
 
 async def test_a_slow_log_reader_holds_up_nobody_and_loses_the_oldest_lines(served: ServedEngine) -> None:
@@ -241,7 +241,7 @@ async def test_an_event_reader_that_missed_something_is_cut_off(served: ServedEn
     assert json.loads(await reader.readline())["ok"]
     assert json.loads(await reader.readline())["ok"]
     for number in range(50_000):
-        served.engine.events.append({"kind": "started", "owner": "me", "container_id": f"{number:064}"})
+        served.engine.events.append({"kind": "started", "identity": "me", "container_id": f"{number:064}"})
         if number % 1000 == 0:
             await asyncio.sleep(0)
     heard = [int(json.loads(line)["container_id"]) for line in (await reader.read()).splitlines()]

@@ -10,7 +10,7 @@ import pytest
 
 from support.simulated_life import Life, living, whole_life
 
-DIALECT = "ibc"
+CONTROLLER = "ibc"
 IBC = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d:\d{3} IBC: ")
 WINDOW = re.compile(
     r"detected (?:frame|dialog) entitled: .+; "
@@ -60,7 +60,7 @@ def in_order(life: Life, fragments: Sequence[str]) -> None:
 
 async def test_cold_paper_login() -> None:
     """Banner, form, credentials, splash, login, disclaimer, settings, SIGTERM: every scene in order, exit code 143."""
-    async with living(DIALECT) as life:
+    async with living(CONTROLLER) as life:
         await life.said(CONFIGURED)
         await life.said(ACCEPTED)
         assert await life.stopped() == 143
@@ -79,7 +79,7 @@ async def test_cold_paper_login() -> None:
 
 async def test_shape_of_lines() -> None:
     """Every line of IBC has its stamp with a colon before the milliseconds; script lines have none."""
-    async with living(DIALECT) as life:
+    async with living(CONTROLLER) as life:
         await life.said(CONFIGURED)
     for line in life.lines:
         assert ("IBC: " in line) == bool(IBC.match(line))
@@ -90,8 +90,8 @@ async def test_shape_of_lines() -> None:
 async def test_stamps_are_in_the_containers_zone() -> None:
     """The stamp has no offset and is in the zone that the container was given."""
     async with (
-        living(DIALECT, time_zone="Pacific/Kiritimati") as life,
-        living(DIALECT, time_zone="Pacific/Niue") as other,
+        living(CONTROLLER, time_zone="Pacific/Kiritimati") as life,
+        living(CONTROLLER, time_zone="Pacific/Niue") as other,
     ):
         await life.said("IBC: Starting Gateway")
         await other.said("IBC: Starting Gateway")
@@ -101,7 +101,7 @@ async def test_stamps_are_in_the_containers_zone() -> None:
 
 async def test_live_login_with_approval() -> None:
     """The prompt, its closing and the time since the login; live has no disclaimer."""
-    async with living(DIALECT, trading_mode="live", accounts=["U1234567"]) as life:
+    async with living(CONTROLLER, trading_mode="live", accounts=["U1234567"]) as life:
         await life.said(CONFIGURED)
     in_order(
         life,
@@ -120,7 +120,7 @@ async def test_live_login_with_approval() -> None:
 
 async def test_approval_at_run_time_ends_a_pending_prompt() -> None:
     """A pending prompt waits for the phone, and for nothing else."""
-    async with living(DIALECT, [{"second_factor": "pending"}], trading_mode="live") as life:
+    async with living(CONTROLLER, [{"second_factor": "pending"}], trading_mode="live") as life:
         await life.said("Second Factor Authentication initiated")
         assert not life.gateway.is_usable
         life.gateway.inject("approve_second_factor")
@@ -147,7 +147,7 @@ async def test_approval_at_run_time_ends_a_pending_prompt() -> None:
 )
 async def test_waits_for_ever(lap: dict[str, Any], options: dict[str, Any], last: str) -> None:
     """What IBC has no answer to leaves the container up and silent; only SIGTERM ends it."""
-    async with living(DIALECT, [lap], **options) as life:
+    async with living(CONTROLLER, [lap], **options) as life:
         await life.said(last)
         assert life.lines[-1].endswith(last)
         assert life.count("Login attempt") == 1
@@ -157,7 +157,7 @@ async def test_waits_for_ever(lap: dict[str, Any], options: dict[str, Any], last
 
 async def test_empty_password_waits_after_setting_it() -> None:
     """`Setting password` without a login attempt: IBC waits for ever."""
-    async with living(DIALECT, password="") as life:
+    async with living(CONTROLLER, password="") as life:
         await life.said("Setting password")
         assert life.lines[-1].endswith("IBC: Setting password")
         assert await life.stopped() == 143
@@ -175,7 +175,7 @@ async def test_empty_password_waits_after_setting_it() -> None:
 )
 async def test_cold_restarts_without_end(lap: dict[str, Any], said: str) -> None:
     """These dialogs make IBC start over with a full login, again and again, until the container is stopped."""
-    async with living(DIALECT, [{**lap, "forever": True}]) as life:
+    async with living(CONTROLLER, [{**lap, "forever": True}]) as life:
         await life.said("Starting Gateway with this command", 5)
         assert await life.stopped() == 143
     in_order(
@@ -188,7 +188,7 @@ async def test_cold_restarts_without_end(lap: dict[str, Any], said: str) -> None
 
 async def test_missing_login_form_restarts_without_end() -> None:
     """No form: the error block, 1112 as 88, and the same start once more."""
-    async with living(DIALECT, [{"no_login_form": True}, {"no_login_form": True}]) as life:
+    async with living(CONTROLLER, [{"no_login_form": True}, {"no_login_form": True}]) as life:
         await life.usable()
     in_order(
         life,
@@ -226,7 +226,7 @@ async def test_missing_login_form_restarts_without_end() -> None:
 )
 async def test_ends(lap: dict[str, Any], options: dict[str, Any], code: int, said: str) -> None:
     """What ends the container by itself, with the code that the script passes on."""
-    ended, life = await whole_life(DIALECT, [lap], **options)
+    ended, life = await whole_life(CONTROLLER, [lap], **options)
     assert ended == code
     assert life.count(said)
     assert life.messages[-2:] == ["Gateway finished", ""]
@@ -235,7 +235,7 @@ async def test_ends(lap: dict[str, Any], options: dict[str, Any], code: int, sai
 async def test_unfinished_second_factor_restarts_when_told_to() -> None:
     """With the action `restart`, 87 begins a new login instead of ending the container."""
     options = {"trading_mode": "live", "relogin_after_missed": True, "missed_action": "restart"}
-    async with living(DIALECT, [{"second_factor": "stuck"}], **options) as life:
+    async with living(CONTROLLER, [{"second_factor": "stuck"}], **options) as life:
         await life.usable()
     assert life.count("IBC returned exit status 87") == 1
 
@@ -243,7 +243,7 @@ async def test_unfinished_second_factor_restarts_when_told_to() -> None:
 async def test_missed_prompts_without_end_when_relogin_is_on() -> None:
     """With re-login on, each missed prompt is followed by the next, counted as attempts of one program."""
     laps = [{"second_factor": "missed", "forever": True}]
-    async with living(DIALECT, laps, trading_mode="live", relogin_after_missed=True) as life:
+    async with living(CONTROLLER, laps, trading_mode="live", relogin_after_missed=True) as life:
         await life.said("IBC: Login attempt: 4")
     in_order(
         life,
@@ -253,7 +253,7 @@ async def test_missed_prompts_without_end_when_relogin_is_on() -> None:
 
 async def test_throttled_with_relogin_tries_again_after_the_stated_wait() -> None:
     """With re-login on, it says when it will try again, and does so once."""
-    async with living(DIALECT, [{"too_many_attempts": 0}], relogin_after_missed=True) as life:
+    async with living(CONTROLLER, [{"too_many_attempts": 0}], relogin_after_missed=True) as life:
         await life.said("IBC: Will re-login at ")
         await life.usable()
     in_order(
@@ -264,7 +264,7 @@ async def test_throttled_with_relogin_tries_again_after_the_stated_wait() -> Non
 
 async def test_nightly_restart() -> None:
     """The marker is found, no credentials are typed, and the disclaimer is accepted again."""
-    async with living(DIALECT) as life:
+    async with living(CONTROLLER) as life:
         await life.usable()
         life.gateway.inject("nightly_restart")
         await life.said(ACCEPTED, 2)
@@ -287,7 +287,7 @@ async def test_nightly_restart() -> None:
 
 async def test_log_off_ends_with_zero() -> None:
     """An auto-logoff closes the program: exit code 0, no marker."""
-    async with living(DIALECT) as life:
+    async with living(CONTROLLER) as life:
         await life.usable()
         life.gateway.inject("log_off")
         assert await life.ended() == 0
@@ -300,7 +300,7 @@ async def test_log_off_ends_with_zero() -> None:
 @pytest.mark.parametrize(("fault", "code"), [("crash", 134), ("out_of_memory", 137)])
 async def test_death_of_the_program_is_the_containers(fault: str, code: int) -> None:
     """The script passes the program's code on."""
-    async with living(DIALECT) as life:
+    async with living(CONTROLLER) as life:
         await life.usable()
         life.gateway.inject(fault)
         assert await life.ended() == code
@@ -313,7 +313,7 @@ async def test_death_of_the_program_is_the_containers(fault: str, code: int) -> 
 )
 async def test_other_login_while_running(action: str, scenario: int, code: int | None) -> None:
     """Another login of the user is answered as the setting says: kept, yielded to, or left to a human."""
-    async with living(DIALECT, existing_session_action=action) as life:
+    async with living(CONTROLLER, existing_session_action=action) as life:
         await life.usable()
         life.gateway.inject("other_login")
         await life.said(f"(scenario {scenario})")
@@ -325,7 +325,7 @@ async def test_other_login_while_running(action: str, scenario: int, code: int |
 
 async def test_lost_session_ends_in_the_rejection_dialog() -> None:
     """`Re-login is required` is clicked and ends in `Unrecognized Username or Password`; nothing more happens."""
-    async with living(DIALECT) as life:
+    async with living(CONTROLLER) as life:
         await life.usable()
         life.gateway.inject("session_lost")
         await life.said("Unrecognized Username or Password; event=Opened")
@@ -335,7 +335,7 @@ async def test_lost_session_ends_in_the_rejection_dialog() -> None:
 
 async def test_lost_session_may_recover() -> None:
     """A re-login that works brings the session back without a new attempt of IBC's own."""
-    async with living(DIALECT) as life:
+    async with living(CONTROLLER) as life:
         await life.usable()
         life.gateway.inject("session_lost", outcome="recovers")
         await life.said("Login has completed", 2)
@@ -345,6 +345,6 @@ async def test_lost_session_may_recover() -> None:
 
 async def test_setting_that_is_not_applied() -> None:
     """A missing control is an error block; the tasks go on."""
-    async with living(DIALECT, [{"settings_failed": True}]) as life:
+    async with living(CONTROLLER, [{"settings_failed": True}]) as life:
         await life.said(CONFIGURED)
     in_order(life, ("!" * 79, "IBC: could not find Read-Only API checkbox", "!" * 79, CONFIGURED))

@@ -12,7 +12,7 @@ import pytest
 from support.controller_lines import corpus
 from support.simulated_life import QUICK, Life, living, whole_life
 
-DIALECT = "ibcontroller"
+CONTROLLER = "ibcontroller"
 LATE_DISCLAIMER = replace(QUICK, disclaimer=QUICK.settings * 2)
 """In the real logs the disclaimer was accepted last."""
 LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) (ibcontroller\.\w+): (.*)$")
@@ -54,7 +54,7 @@ ENDING_BY_ITSELF: Mapping[str, tuple[int, Sequence[Mapping[str, Any]], Mapping[s
 async def test_failed_login_reads_like_the_real_one(name: str) -> None:
     """The same messages of the same modules in the same order, the same last line, the documented exit code."""
     code, laps, options = ENDING_BY_ITSELF[name]
-    ended, life = await whole_life(DIALECT, laps, **options)
+    ended, life = await whole_life(CONTROLLER, laps, **options)
     real = corpus()[name]
     assert ended == code
     assert controller_lines(life.lines) == controller_lines(real)
@@ -79,7 +79,7 @@ async def _stopped_when_ready(life: Life) -> int:
 async def test_good_login_reads_like_the_real_one(name: str) -> None:
     """A login, also after laps that failed, and a SIGTERM: the real messages in the real order, exit code 0."""
     laps, options = LOGGED_IN[name]
-    async with living(DIALECT, laps, timings=LATE_DISCLAIMER, **options) as life:
+    async with living(CONTROLLER, laps, timings=LATE_DISCLAIMER, **options) as life:
         assert await _stopped_when_ready(life) == 0
     assert controller_lines(life.lines) == controller_lines(corpus()[name])
     assert "stopped: REQUESTED" in life.lines
@@ -87,7 +87,7 @@ async def test_good_login_reads_like_the_real_one(name: str) -> None:
 
 async def test_nightly_restart_reads_like_the_real_one() -> None:
     """The program ends, is found to restart, and logs in without credentials: as the real log has it."""
-    async with living(DIALECT, timings=LATE_DISCLAIMER) as life:
+    async with living(CONTROLLER, timings=LATE_DISCLAIMER) as life:
         await life.said("dismissed non_brokerage_account")
         life.gateway.inject("nightly_restart")
         await life.said("dismissed non_brokerage_account", 2)
@@ -98,7 +98,7 @@ async def test_nightly_restart_reads_like_the_real_one() -> None:
 @pytest.mark.parametrize(("name", "fault", "code"), [("userclose", "log_off", 0), ("crash", "crash", 69)])
 async def test_program_that_ends_reads_like_the_real_one(name: str, fault: str, code: int) -> None:
     """A closed and a crashed program: the real messages, and the exit codes 0 and 69."""
-    async with living(DIALECT, timings=LATE_DISCLAIMER) as life:
+    async with living(CONTROLLER, timings=LATE_DISCLAIMER) as life:
         await life.said("dismissed non_brokerage_account")
         life.gateway.inject(fault)
         assert await life.ended() == code
@@ -109,7 +109,7 @@ async def test_program_that_ends_reads_like_the_real_one(name: str, fault: str, 
 
 async def test_windows_of_a_running_session_read_like_the_real_ones() -> None:
     """Login messages and a password notice are told as the real log tells them, and end nothing."""
-    async with living(DIALECT) as life:
+    async with living(CONTROLLER) as life:
         await life.usable()
         life.gateway.inject("window", title="IBKR Login Messages")
         life.gateway.inject("password_notice")
@@ -120,14 +120,14 @@ async def test_windows_of_a_running_session_read_like_the_real_ones() -> None:
 
 async def test_existing_session_reads_like_the_real_one() -> None:
     """Another session that insists: continued once, then ended, in the real words."""
-    _, life = await whole_life(DIALECT, [{"existing_session": "primary"}])
+    _, life = await whole_life(CONTROLLER, [{"existing_session": "primary"}])
     real = [line for line in controller_lines(corpus()["exist2"]) if "existing session" in line]
     assert [line for line in controller_lines(life.lines) if "existing session" in line] == real
 
 
 async def test_dump_of_environment_and_settings() -> None:
     """The dump has the real one's lines, with the values that the gateway was given, and shows no credentials."""
-    async with living(DIALECT, user="kira.user", time_zone="Europe/Zurich", auto_restart_time="11:45 PM") as life:
+    async with living(CONTROLLER, user="kira.user", time_zone="Europe/Zurich", auto_restart_time="11:45 PM") as life:
         await life.said("config userid")
     names = [line.split("=")[0] for line in plain(life.lines)]
     assert names == [line.split("=")[0] for line in plain(corpus()["paper"])][: len(names)]
@@ -138,7 +138,7 @@ async def test_dump_of_environment_and_settings() -> None:
 
 async def test_stop_before_the_login() -> None:
     """SIGTERM before the login ends the program at once: no File/Close, still 0."""
-    async with living(DIALECT, [{"slow_start": 60}]) as life:
+    async with living(CONTROLLER, [{"slow_start": 60}]) as life:
         await life.said("LAUNCHING -> LOGGING_IN")
         assert await life.stopped() == 0
     assert life.count("shutting down (never logged in) -- terminating directly") == 1
@@ -147,7 +147,7 @@ async def test_stop_before_the_login() -> None:
 
 async def test_empty_password() -> None:
     """Without a password there is no launch: exit code 78 and the sentence that says what is missing."""
-    code, life = await whole_life(DIALECT, password="")
+    code, life = await whole_life(CONTROLLER, password="")
     assert code == 78
     assert life.count("error: credentials not found")
     assert not life.count("launching instance")
@@ -174,14 +174,14 @@ async def test_empty_password() -> None:
 )
 async def test_other_ends(lap: dict[str, Any], options: dict[str, Any], code: int, said: str) -> None:
     """Each remaining way to fail has its own words and its own exit code."""
-    ended, life = await whole_life(DIALECT, [lap], **options)
+    ended, life = await whole_life(CONTROLLER, [lap], **options)
     assert ended == code
     assert life.count(said)
 
 
 async def test_old_controller_shows_its_settings_at_the_end_only() -> None:
     """Before 0.1.4 the dump comes last and lacks two settings; a crash counts as a good end."""
-    async with living(DIALECT, old_controller=True) as life:
+    async with living(CONTROLLER, old_controller=True) as life:
         await life.usable()
         assert not life.count("IBController > config")
         life.gateway.inject("crash")
@@ -206,7 +206,7 @@ async def test_old_controller_shows_its_settings_at_the_end_only() -> None:
 )
 async def test_loops_without_end(lap: dict[str, Any], options: dict[str, Any], said: str) -> None:
     """What may pass is tried again and again by the controller itself, until somebody stops the container."""
-    async with living(DIALECT, [{**lap, "forever": True}], **options) as life:
+    async with living(CONTROLLER, [{**lap, "forever": True}], **options) as life:
         await life.said("launching instance", 6)
         assert await life.stopped() == 0
     assert life.count(said) >= 5
@@ -214,7 +214,7 @@ async def test_loops_without_end(lap: dict[str, Any], options: dict[str, Any], s
 
 async def test_throttled_with_relogin_tries_again_after_the_stated_wait() -> None:
     """With re-login on, it waits three seconds longer than IBKR says and submits once more."""
-    async with living(DIALECT, [{"too_many_attempts": 0}], relogin_after_missed=True) as life:
+    async with living(CONTROLLER, [{"too_many_attempts": 0}], relogin_after_missed=True) as life:
         await life.said("retrying in 3s")
         await life.usable()
     assert life.count("credentials submitted") == 2

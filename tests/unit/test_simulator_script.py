@@ -171,7 +171,7 @@ def test_notice_without_a_known_text_needs_one() -> None:
     ("options", "words"),
     [
         ({"trading_mode": "both"}, "trading_mode is 'both', but must be one of paper, live"),
-        ({"dialect": "tws"}, "dialect is 'tws', but must be one of ibc, ibcontroller"),
+        ({"controller": "tws"}, "controller is 'tws', but must be one of ibc, ibcontroller"),
         ({"existing_session_action": "no"}, "existing_session_action is 'no'"),
         ({"missed_action": "no"}, "missed_action is 'no'"),
         ({"time_zone": "Mars/Olympus"}, "time_zone is 'Mars/Olympus', but must be an IANA time zone"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.deciding.states import GatewayStatus, State
-from spreadpilot_core.ibkr.protocols import TradingMode
-from spreadpilot_core.ibkr.snapshots import CredentialsView, GatewaySnapshot
+from spreadpilot_core.ibkr.model.followers import TradingMode
+from spreadpilot_core.ibkr.model.reasons import ReasonCode
+from spreadpilot_core.ibkr.model.snapshots import CredentialsView, GatewaySnapshot
+from spreadpilot_core.ibkr.model.states import GatewayStatus, State
 
 AT = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)
 SNAPSHOT = GatewaySnapshot(
@@ -39,6 +42,9 @@ def test_its_json_has_the_documented_fields_and_forms() -> None:
         "status": "RUNNING",
         "state": "ready",
         "reason": None,
+        "reason_code": None,
+        "severity": "info",
+        "facts": {},
         "since": "2026-11-24T14:00:00Z",
         "next_action": None,
         "endpoint": "127.0.0.1:4100",
@@ -70,3 +76,11 @@ def test_every_state_has_one_of_the_four_statuses_whose_value_is_its_word(state:
     assert state.status.value == state.status.name
     assert state.status in {"STARTING", "RUNNING", "STOPPED", "FAILED"}
     assert (state.status is GatewayStatus.RUNNING) == (state in (State.READY, State.DEGRADED))
+
+
+def test_documentation_and_code_name_the_same_reasons_with_the_same_severity() -> None:
+    """A program that meets a code finds it in the documentation, and none that does not exist."""
+    page = (Path(__file__).parents[2] / "docs/states.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([A-Z][A-Z_0-9]+)` \| (\w+) \| \S", page, re.MULTILINE)
+
+    assert sorted(documented) == sorted((code.value, code.severity.value) for code in ReasonCode)

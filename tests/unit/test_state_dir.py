@@ -47,6 +47,18 @@ def test_a_second_owner_is_refused_with_the_name_of_the_first_and_gets_in_afterw
     assert not (tmp_path / HOLDER).exists()
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277], ids=oct)
+def test_its_files_are_the_owners_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    """Also a file that was there and open to others."""
+    (tmp_path / HOLDER).touch(mode=0o666)
+    before = os.umask(umask)
+    try:
+        with own(tmp_path):
+            assert {path.name: mode_of(path) for path in tmp_path.iterdir()} == {LOCK: 0o600, HOLDER: 0o600}
+    finally:
+        os.umask(before)
+
+
 def test_a_killed_owner_owns_nothing_any_more(tmp_path: Path) -> None:
     """Whatever it left behind; and while it lives, it is named."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -1,24 +1,41 @@
 """One healthy, logged-in Interactive Brokers Gateway per account, and a connected client for whoever asks.
 
-The way through the house:
-
-    wanted   Follower -> Login (user, version) -> permit -> leases -> GatewaySpec -> created -> password delivered -> started
-    seen     runtime events, log, probe, connection, heartbeat -> Observation -> decide -> Decision
+A reconcile loop for each follower: desired state and observed state -> decision -> at most one action.
 
     gateway_manager.py  the public API and nothing else
-    opening.py          chooses the adapters by URL; house.py holds what all gateways share; state_dir.py owns the directory
-    fleet.py            wanted against running: owns the supervisors, routes events
-    supervisor.py       one per follower, walks the cycle; presence.py, open_login.py, action_slot.py, requests.py are its parts
-    actions.py          what a supervisor can begin
-    deciding/           pure: observation, decision, one file per trouble
-    admission.py        permits; ledger.py the way to the record store; leases.py ports and client ids
-    auditing.py         the manager's lines in the trail of audit.py
-    reporting.py        snapshots, mappings, history; telling.py events and log lines
-    store/ credentials/ runtimes/   the adapters behind protocols.py
-    login_log.py        log lines -> login phase; exit_codes.py
-    connections.py      endpoint -> live client: handshake.py probes, live_connection.py watches
-    service/            the command and the control socket
+    wiring.py           the composition root: settings -> adapters -> services
+    settings.py         every setting
+    settings_sources.py  where each setting's value comes from
+    seams.py            the protocols that adapters fulfil, and nothing else
+    errors.py           every error, with its sentence
+    tasks.py            the one place that creates tasks, and retries
+    telemetry.py        logs and spans
+    state_dir.py        the state directory belongs to one manager at a time
+
+    service/            the command and the doctor
+    demo/               the whole product on one machine
+    remote/             the manager of another process, and clients connected in this one
+    http_api/           what a running manager answers on its Unix socket and at http_address
+    supervision/        fleet, supervisor and their facts; actions/ what a supervisor can begin, one file each
+    notifications/      messages to people, on the channels that they chose
+    reporting/          what the outside is told: events, log lines, mappings, history, notices
+    kubernetes/         gateways as pods of a cluster
+    deciding/           pure: observation -> decision, one policy file per trouble
+    api_client/         from an endpoint to a live client, and whether it still lives
+    credentials/        the broker; courier/ the process that alone holds a password; sources/ where secrets come from
+    instrumentation/    OpenTelemetry behind the seam: metrics, and how they leave the process
+    runtimes/           where gateways run: docker/, simulated/, in_memory/
+    store/              who should have a gateway, and what must survive the manager: local/, mongodb/, or memory
+    controller_log/     what a controller prints and ends with, read into one view of the login
+    access/             who may ask over the network: tokens, sessions, roles
+    leadership/         which of several managers acts
+    audit/              the append-only trail, and the manager's lines in it
+    model/              the data that crosses seams
+    system/             files, sockets, terminals, the wall clock
     simulator/          an IB Gateway on a real socket; standard library only
+
+`docs/architecture.md` follows a client, a launch and a crash through these files. A package imports only what stands below it;
+the contract in `pyproject.toml` says in which order.
 
 Names are imported when they are first used, so that importing this package costs nothing.
 """
@@ -28,7 +45,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spreadpilot_core.ibkr.gateway_manager import GatewayManager, GatewaySnapshot, GatewayStatus
+    from spreadpilot_core.ibkr.gateway_manager import GatewayManager
+    from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
+    from spreadpilot_core.ibkr.model.states import GatewayStatus
 
 __all__ = ["GatewayManager", "GatewaySnapshot", "GatewayStatus"]
 

@@ -3,14 +3,24 @@
     GatewayManagerError
       SettingsError                a setting is wrong; the start stops
       AlreadyRunningError          another manager owns this state directory
+      ClientLibraryError           the library of API clients can't be imported; the start stops
+      IdentityInUseError           the manager whose identity is to be adopted lives
       NotStartedError              a call before `start()` or after `stop()`
       UnknownFollowerError         no record has this id
+      WrongTradingModeError        the gateway is paper and live was required, or the other way round
+      GatewayDownError             another program asked for a client, and the gateway is STOPPED or FAILED
+      ClientOutOfReachError        another program asked for a client from where no gateway can be reached
+      ClientLeaseLostError         another program's client id went to somebody else
+      ScreenError                  a gateway's screen was asked for, and none is shown
       FollowerEditError            a change of `followers.toml` that can't be made as asked
       LoginRefusedError            a login would break a rule (budget, rejection, wait); nothing was started
       LaunchError                  a gateway could not be started
         PortsExhaustedError
+        PinnedPortError            the port that a record pins is not free
         ClientIdsExhaustedError
+        SharedClientIdsExhaustedError  the same of the ids for other programs
         NameTakenError             the follower already has a container (or another's container has its name)
+        UserTakenError             another manager on the engine has a gateway of the same IBKR user
         PortTakenError             the host port went to somebody else between test and start
         ImageError                 the gateway's image can't be had or can't be driven
           ImageMissingError
@@ -18,16 +28,23 @@
           RegistryUnreachableError
           UnknownImageError        it is neither generation of the gateway's image
         NoSpaceError               the engine's disk is full
+        PodUnschedulableError      no node of the cluster can take its pod
+        PodNotStartedError         its node could not start its pod, or took too long
+        QuotaExceededError         the namespace's quota has no room for its pod
+        AdmissionRefusedError      a rule of the cluster does not let its pod in
       UnavailableError             may pass by itself
         StoreUnavailableError
           StoreDamagedError        its file or a document in it can't be understood
+          RecordsLostError         it is empty, and the audit trail tells of logins
         RuntimeUnavailableError
+          NodeLostError            a pod's node does not answer, so that nobody can confirm its end
         CredentialsUnavailableError
           CourierFailedError       the courier ended before it answered
-        TermLostError              another manager acts, or may
-        ProbeError               an endpoint does not answer an API handshake (in `handshake`)
-        ConnectError             one try to connect an API client failed (in `connections`)
-        HeartbeatError           a connected gateway does not answer (in `live_connection`)
+        LeadershipLostError        another manager acts, or may
+        GatewayNotReadyError       another program asked for a client, and the gateway was not ready in time
+        ProbeError               an endpoint does not answer an API handshake (in `api_client.handshake`)
+        ConnectError             one try to connect an API client failed (in `api_client.connector`)
+        HeartbeatError           a connected gateway does not answer (in `api_client.connection`)
         AuditError               the audit trail can't be written; no secret is read meanwhile
       CredentialsRefusedError      will not pass by itself
       CredentialStoreError         the encrypted store is damaged, or its key is wrong
@@ -40,7 +57,14 @@ An adapter translates its vendor's exceptions at its own seam (`raise … from`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import platform
+from collections.abc import Collection, Mapping
+
+from spreadpilot_core.ibkr.system.wording import counted, nearest
+
+_OFF = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+LONGEST_SENTENCE = 4000
+"""Characters: an error may quote what came from outside, and is logged, kept and shown."""
 
 
 class GatewayManagerError(Exception):
@@ -51,8 +75,8 @@ class GatewayManagerError(Exception):
     def __init__(self, what: str, *, hint: str | None = None) -> None:
         if hint is not None:
             self.hint = hint
-        self.what = what
-        super().__init__(what if self.hint is None else f"{what} {self.hint}")
+        self.what = what if len(what) <= LONGEST_SENTENCE else f"{what[: LONGEST_SENTENCE - 1]}…"
+        super().__init__(self.what if self.hint is None else f"{self.what} {self.hint}")
 
 
 class SettingsError(GatewayManagerError):
@@ -73,6 +97,28 @@ class AlreadyRunningError(GatewayManagerError):
         )
 
 
+class ClientLibraryError(GatewayManagerError):
+    """The library that API clients come from can't be imported."""
+
+    def __init__(self, library: str, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}".rstrip(".")
+        super().__init__(
+            f"{library} can't be imported with Python {platform.python_version()}: {why}.",
+            hint="Python 3.11 to 3.13 are tested. Beside ib_insync its eventkit may have replaced aeventkit, which ib_async "
+            "needs: `pip install --force-reinstall --no-deps aeventkit`.",
+        )
+
+
+class IdentityInUseError(GatewayManagerError):
+    """The manager whose identity is to be adopted shows life."""
+
+    def __init__(self, identity: str, living: object) -> None:
+        super().__init__(
+            f"The identity {identity} can't be adopted: {living} lives on this host.",
+            hint="End it first (`gateway-manager detach` leaves its gateways running), then start again.",
+        )
+
+
 class NotStartedError(GatewayManagerError):
     """The manager is not running."""
 
@@ -88,15 +134,71 @@ class NotStartedError(GatewayManagerError):
 class UnknownFollowerError(GatewayManagerError, KeyError):
     """No record has this id."""
 
-    def __init__(self, follower_id: str, known: int) -> None:
+    def __init__(self, follower_id: str, known: Collection[str]) -> None:
         self.follower_id = follower_id
+        meant = nearest(follower_id, known)
+        perhaps = f": was {meant!r} meant?" if meant is not None else "."
         super().__init__(
-            f"There is no follower {follower_id!r} among the {known} records.",
+            f"There is no follower {follower_id!r} among {counted(len(known), 'record')}{perhaps}",
             hint="`gateway-manager followers list` shows the local ones; new records are seen within seconds.",
         )
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class WrongTradingModeError(GatewayManagerError):
+    """The follower's gateway is in the other trading mode than its caller requires; no client was handed out."""
+
+    def __init__(self, follower_id: str, *, required: str, is_in: str) -> None:
+        self.follower_id = follower_id
+        super().__init__(
+            f"{follower_id} is {is_in}, and {required} is required here: no client is handed out.",
+            hint="Ask for another follower, or correct trading_mode in its record.",
+        )
+
+
+class GatewayDownError(GatewayManagerError):
+    """Another program asked for a client, and waiting for the gateway is no use."""
+
+    def __init__(self, follower_id: str, state: str, reason: str | None, next_action: str | None) -> None:
+        self.follower_id = follower_id
+        super().__init__(_stands(follower_id, state, reason), hint=next_action)
+
+
+class ClientOutOfReachError(GatewayManagerError):
+    """Another program asked for a client from where it can reach no gateway."""
+
+    def __init__(self, follower_id: str, address: str | None) -> None:
+        self.follower_id = follower_id
+        where = f"from {address}" if address is not None else "from there"
+        super().__init__(
+            f"The gateway of {follower_id} answers on its own host alone and can't be reached {where}.",
+            hint="Run the program on that host, or in a container of a Docker network that gateway_network names.",
+        )
+
+
+class ScreenError(GatewayManagerError):
+    """A gateway's screen can't be shown."""
+
+    def __init__(self, follower_id: str, why: str = "its gateway shows none") -> None:
+        self.follower_id = follower_id
+        super().__init__(
+            f"The screen of {follower_id} can't be shown: {why}.",
+            hint="A gateway shows its screen when it was started with gateway.vnc = true.",
+        )
+
+
+class ClientLeaseLostError(GatewayManagerError):
+    """The client id is somebody else's, or its lease never was one."""
+
+    def __init__(self, follower_id: str, client_id: int | None) -> None:
+        self.follower_id = follower_id
+        which = f"the client id {client_id}" if client_id is not None else "a client id"
+        super().__init__(
+            f"This lease of {which} at the gateway of {follower_id} has ended, or never was one.",
+            hint="Ask for a new one.",
+        )
 
 
 class FollowerEditError(GatewayManagerError):
@@ -124,6 +226,18 @@ class PortsExhaustedError(LaunchError):
         )
 
 
+class PinnedPortError(LaunchError):
+    """The host port that a follower's record pins is not free."""
+
+    def __init__(self, follower_id: str, port: int, holder: str | None) -> None:
+        self.port = port
+        by = f"the gateway of {holder} holds it" if holder is not None else "another program on this host uses it"
+        super().__init__(
+            f"gateway.port of {follower_id} is {port}, and {by}.",
+            hint="Free that port, or pin another one in its record.",
+        )
+
+
 class ClientIdsExhaustedError(LaunchError):
     """Every API client id of the range is held."""
 
@@ -136,8 +250,39 @@ class ClientIdsExhaustedError(LaunchError):
         )
 
 
+class SharedClientIdsExhaustedError(LaunchError):
+    """Every API client id for other programs is held."""
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__(
+            f"No client id for other programs is free in {first}-{last}.",
+            hint="Widen the range with shared_client_id_range_start and shared_client_id_range_end, or end some of them.",
+        )
+
+
+class TooManyClientsError(LaunchError):
+    """Programs hold more client ids of one gateway than it could ever serve."""
+
+    def __init__(self, follower_id: str, most: int) -> None:
+        self.follower_id = follower_id
+        super().__init__(
+            f"Programs hold {most} client ids of the gateway of {follower_id} already, and it serves 32 clients at once.",
+            hint="`GET /v1/clients` shows their names; an id that nobody renews is free after a minute.",
+        )
+
+
 class NameTakenError(LaunchError):
     """A container with the follower's name exists."""
+
+
+class UserTakenError(LaunchError):
+    """Another manager on this engine has a gateway of the same IBKR user."""
+
+    def __init__(self, user: str, holder: object) -> None:
+        super().__init__(
+            f"{holder} and is logged in as the IBKR user {user}, or about to be; IBKR allows one session of a user.",
+            hint="Stop that gateway by its own manager, or give this follower another IBKR user.",
+        )
 
 
 class PortTakenError(LaunchError):
@@ -217,15 +362,63 @@ class NoSpaceError(LaunchError):
         )
 
 
+class PodUnschedulableError(LaunchError):
+    """No node of the cluster can take the follower's pod."""
+
+    def __init__(self, pod: str, said: str, seconds: float) -> None:
+        super().__init__(
+            f"No node took the pod {pod} within {seconds:g} s. The scheduler says: {said.rstrip('.')}.",
+            hint="Give the cluster a node with room for it, or lower java_heap_mib; it is tried again by itself.",
+        )
+
+
+class PodNotStartedError(LaunchError):
+    """The follower's pod has a node and did not start there."""
+
+    def __init__(self, pod: str, node: str, said: str) -> None:
+        super().__init__(
+            f"The pod {pod} did not start on the node {node}. The node says: {said.rstrip('.')}.",
+            hint=f"`kubectl describe pod {pod}` shows more while it is there; it is tried again by itself.",
+        )
+
+
+class QuotaExceededError(LaunchError):
+    """The namespace's quota has no room for the follower's pod."""
+
+    def __init__(self, pod: str, said: str) -> None:
+        super().__init__(
+            f"The namespace has no room for the pod {pod}: {said.rstrip('.')}.",
+            hint="Raise its ResourceQuota, or stop a gateway.",
+        )
+
+
+class AdmissionRefusedError(LaunchError):
+    """A rule of the cluster does not let the follower's pod in."""
+
+    def __init__(self, what: str, said: str) -> None:
+        super().__init__(
+            f"The cluster does not let {what} in: {said.rstrip('.')}.",
+            hint="Its administrator knows the rule (Pod Security, a webhook, a policy); `gateway-manager doctor` asks without a login.",
+        )
+
+
 class UnavailableError(GatewayManagerError):
     """Something we depend on is away; may pass by itself."""
 
 
-class TermLostError(UnavailableError):
+class LeadershipLostError(UnavailableError):
     """This manager may not create, start or remove now."""
 
     def __init__(self) -> None:
-        super().__init__("This manager does not hold the term, so it creates, starts and removes nothing.")
+        super().__init__("This manager is not the leader, so it creates, starts and removes nothing.")
+
+
+class GatewayNotReadyError(UnavailableError):
+    """Another program asked for a client, and the gateway was not ready in time."""
+
+    def __init__(self, follower_id: str, state: str, reason: str | None, next_action: str | None) -> None:
+        self.follower_id = follower_id
+        super().__init__(_stands(follower_id, state, reason), hint=next_action)
 
 
 class StoreUnavailableError(UnavailableError):
@@ -236,8 +429,33 @@ class StoreDamagedError(StoreUnavailableError):
     """The store is there, but what it holds can't be understood; passes once a human has seen to it."""
 
 
+class RecordsLostError(StoreUnavailableError):
+    """The record store is empty although gateways were launched with it; passes with an operator's word."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The record store is empty, and the audit trail tells of logins: its records are lost, and with them which"
+            " logins failed in the last 24 hours, which passwords were rejected and which gateways an operator stopped."
+            " Nobody logs in.",
+            hint="Put `records.sqlite3` (or the MongoDB database) back; or, once no login of the last 24 hours is missed"
+            " (IBKR locks a user after 10 that failed), start with `gateway-manager run --accept-lost-records`.",
+        )
+
+
 class RuntimeUnavailableError(UnavailableError):
     """The runtime (Docker, the simulator's host) can't be reached."""
+
+
+class NodeLostError(RuntimeUnavailableError):
+    """A pod's node does not answer, so that nobody can confirm its end."""
+
+    def __init__(self, pod: str, node: str, trouble: str) -> None:
+        super().__init__(
+            f"The pod {pod} may still be logged in: its node {node} does not answer, so that nobody can confirm its end."
+            f" The cluster says of the node: {trouble.rstrip('.')}.",
+            hint="No other one is started meanwhile. It goes on by itself once the node is back; if its machine is off for good,"
+            f" say so: `kubectl taint nodes {node} {_OFF}`.",
+        )
 
 
 class CredentialsUnavailableError(UnavailableError):
@@ -270,3 +488,7 @@ class DeliveryExpiredError(DeliveryError):
 
 class DeliveryUnsureError(DeliveryError):
     """The courier ended, or could not write it down: nobody else has told the audit trail."""
+
+
+def _stands(follower_id: str, state: str, reason: str | None) -> str:
+    return f"The gateway of {follower_id} is {state}{f': {reason}' if reason else '.'}"

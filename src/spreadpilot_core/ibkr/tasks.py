@@ -1,4 +1,6 @@
-"""The one place that creates tasks: each has a name, an owner, and a failure that is told at once.
+"""The one place that creates tasks, and what every loop does alike: begin again, try until it works, take turns.
+
+Each task has a name, an owner, and a failure that is told at once.
 
 A `TaskGroup` would cancel siblings when one fails; here one follower's failure must never touch another's, so an owner
 holds a `Tasks` and decides. Stopping has stages: the owner asks (an event of its own), waits, then calls `cancel()`.
@@ -8,14 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-import structlog
+from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.telemetry import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 T = TypeVar("T")
+
+Tell = Callable[[str, str | None], None]
+"""Takes a cause and the sentence that stands for it until it is told None."""
+
+RETRY_FIRST, RETRY_CAP = 0.5, 15.0
+"""Seconds before what failed is tried again, doubling from the first to the cap."""
+STEADY = 3.0
+"""Seconds after which work that began again counts as mended."""
+_LONGEST_WHY = 200
+CANCELLED_AGAIN_AFTER = 1.0
+"""Seconds; what a task does at its end takes milliseconds."""
 
 
 class Tasks:
@@ -41,22 +55,163 @@ class Tasks:
         task.add_done_callback(then if then is not None else _tell_failure)
         return task
 
-    async def cancel(self) -> None:
-        """Cancel what still runs and wait until it has ended; a task that fails while ending is logged."""
+    async def cancel(self, *, again_after: float = CANCELLED_AGAIN_AFTER) -> None:
+        """Cancel what still runs and wait until it has ended; a task that fails while ending is logged.
+
+        Args:
+            again_after: seconds until a task that has not ended is cancelled once more. A cancellation can be lost in
+                somebody's library; a task whose own orderly end takes longer needs an owner that says so here.
+        """
         while self._running:
-            tasks = list(self._running)
-            for task in tasks:
+            for task in self._running:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Unlike `gather` since Python 3.12, this lets the loop run also when all are over already: only then do
+            # their callbacks empty the set.
+            await asyncio.wait(self._running, timeout=again_after)
 
     async def wait(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # a stage of stopping, not a deadline
-        """Wait until all have ended by themselves, at most `timeout` seconds; False when some still run."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=timeout)
-        return not self._running
+        """Wait until all have ended by themselves, also those begun meanwhile, at most `timeout` seconds.
+
+        Returns:
+            False when some still run.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._running:
+                    await asyncio.wait(self._running)
+        return len(self) == 0
 
 
-async def arrives(event: asyncio.Event, *, within: float) -> bool:
+def untold(_cause: str, _sentence: str | None) -> None:
+    """Where nobody is to be told."""
+
+
+class Backoff:
+    """The pauses between tries, in seconds: doubling from the first to the cap."""
+
+    def __init__(self, first: float, cap: float) -> None:
+        self._first, self._cap = first, cap
+        self._next = first
+
+    def next(self) -> float:
+        """How long to wait now."""
+        pause, self._next = self._next, min(self._cap, 2 * self._next)
+        return pause
+
+    def reset(self) -> None:
+        """It went well: the next pause is the first again."""
+        self._next = self._first
+
+
+async def retry_until_available(
+    what: str,
+    work: Callable[[], Awaitable[T]],
+    tell: Tell,
+    *,
+    on_failure: Callable[[str], None] | None = None,
+    sooner: asyncio.Event | None = None,
+) -> T:
+    """What `work` answers, once it does. Whatever goes wrong is tried again, a refusal and a defect of ours included:
+    a loop of the fleet that ended would leave every gateway unwatched, and nobody would notice.
+
+    Args:
+        what: what may be away, as the notice names it: "record store".
+        work: one try.
+        tell: gets the notice, once per cause, and None when it is there.
+        on_failure: gets the sentence of every failure.
+        sooner: set by whoever hears of its return; cuts a pause short.
+    """
+    backoff = Backoff(RETRY_FIRST, RETRY_CAP)
+    while True:
+        try:
+            found = await work()
+        except GatewayManagerError as error:
+            sentence = str(error)
+        except Exception as bug:
+            with contextlib.suppress(OSError):  # whoever read the log may be gone
+                log.exception("failed in a way nobody foresaw", what=what)
+            sentence = f"The {what} can't be used: {bug!r}."
+        else:
+            tell(what, None)
+            return found
+        tell(what, sentence)
+        if on_failure is not None:
+            on_failure(sentence)
+        await asyncio.sleep(RETRY_FIRST)
+        await wait_for(sooner or asyncio.Event(), within=backoff.next() - RETRY_FIRST)
+        if sooner is not None:
+            sooner.clear()
+
+
+async def keep_running(
+    what: str, work: Callable[[], Coroutine[Any, Any, None]], *, tell: Tell = untold, may_end: bool = False
+) -> None:
+    """Do background work that must not end: whatever ends it is told, and it begins again after a pause.
+
+    Args:
+        what: says in the notice what it does: "write mappings and history".
+        work: does it; called anew each time.
+        tell: gets the notice, and None once the work has gone well for a while.
+        may_end: the work has an end of its own; else a normal end is a failure too.
+    """
+    loop = asyncio.get_running_loop()
+    backoff = Backoff(RETRY_FIRST, RETRY_CAP)
+    while True:
+        began = loop.time()
+        steady = loop.call_later(STEADY, tell, what, None)
+        try:
+            await work()
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            why = "something that it waits for was cancelled"  # not we: that ends no work of ours
+        except Exception as error:  # noqa: BLE001  # a task's boundary
+            why = _log_cause(what, error)
+        else:
+            if may_end:
+                tell(what, None)
+                return
+            why = "it ended, which it never should"
+        finally:
+            steady.cancel()
+        with contextlib.suppress(OSError):  # whoever read the log may be gone
+            log.warning("background work begins again", work=what, why=why)
+        tell(what, f"The manager's work to {what} failed and begins again: {why}.")
+        if loop.time() - began >= STEADY:
+            backoff.reset()
+        await asyncio.sleep(backoff.next())
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do what must not stop half-way: who is cancelled meanwhile waits for its end all the same, and is cancelled then."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        _tell_failure(task)
+        raise cancelled
+    return task.result()
+
+
+def is_being_cancelled() -> bool:
+    """Whether this task itself was asked to end; else a `CancelledError` comes from what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _log_cause(what: str, error: Exception) -> str:
+    """Why, in short; the whole of it goes to the log."""
+    with contextlib.suppress(OSError):  # whoever read the log may be gone
+        log.error("background work failed", work=what, exc_info=error)
+    why = (str(error) if isinstance(error, GatewayManagerError) else repr(error)).rstrip(".")
+    return why if len(why) <= _LONGEST_WHY else f"{why[: _LONGEST_WHY - 1]}…"
+
+
+async def wait_for(event: asyncio.Event, *, within: float) -> bool:
     """Wait until the event is set; False after `within` seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
@@ -70,3 +225,22 @@ def _tell_failure(task: asyncio.Task[Any]) -> None:
     if error := task.exception():
         with contextlib.suppress(OSError):  # whoever read the log may be gone
             log.error("task failed", task=task.get_name(), exc_info=error)
+
+
+class OnePerIteration:
+    """`async with` it around work that does not wait: one at a time, each in an iteration of the event loop of its own.
+
+    When one event wakes hundreds of supervisors (every socket closed at once), each makes a pass within a millisecond,
+    and all of them in one iteration: nothing else is served until the last has. A lock alone would not part them, since
+    nobody waits inside a pass: it is free again before the next one asks. So a turn ends an iteration later. Alone, it
+    costs nothing.
+    """
+
+    def __init__(self) -> None:
+        self._taken = asyncio.Lock()
+
+    async def __aenter__(self) -> None:
+        await self._taken.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        asyncio.get_running_loop().call_soon(self._taken.release)

@@ -24,10 +24,12 @@ from spreadpilot_core.ibkr.deciding.connecting import connecting
 from spreadpilot_core.ibkr.deciding.decision import Decision, Memory, Situation
 from spreadpilot_core.ibkr.deciding.health import connected, unanswered
 from spreadpilot_core.ibkr.deciding.launching import launching
-from spreadpilot_core.ibkr.deciding.learning import believed, learn
+from spreadpilot_core.ibkr.deciding.learning import discard_doubted_log, learn
 from spreadpilot_core.ibkr.deciding.logging_in import forget_later, forget_secret, logging_in
+from spreadpilot_core.ibkr.deciding.login_window import start_is_over
 from spreadpilot_core.ibkr.deciding.observation import FleetView, Observation
-from spreadpilot_core.ibkr.deciding.removing import LOOK, changed, over
+from spreadpilot_core.ibkr.deciding.removing import INSPECT_CHANGED, changed, over
+from spreadpilot_core.ibkr.deciding.resetting import excused, reset_from
 from spreadpilot_core.ibkr.deciding.restarting import restart
 from spreadpilot_core.ibkr.deciding.wanting import unwanted
 
@@ -54,19 +56,28 @@ def decide(before: Memory, seen: Observation, fleet: FleetView, now: datetime) -
         now: aware, UTC.
 
     """
-    news = learn(before, seen, now)
-    seen = believed(news.memory, seen)
+    news = learn(before, seen, fleet, now)
+    seen = discard_doubted_log(news.memory, seen)
     situation = Situation(seen=seen, memory=news.memory, record=news.record, fleet=fleet, now=now)
     decision = next((found for policy in POLICIES if (found := policy(situation)) is not None), None)
     if decision is None:
         decision = launching(situation)
     decision = forget_later(situation, decision)
-    look = seen.gateway_stale and seen.gateway is not None and not seen.runtime_fault
-    if look and decision.action is None and seen.running is None:
-        decision = replace(decision, action=LOOK)
+    must_inspect = seen.gateway_stale and seen.gateway is not None and seen.runtime_fault is None
+    if must_inspect and decision.action is None and seen.running is None:
+        decision = replace(decision, action=INSPECT_CHANGED)
+    settle = excused(news.settle, news.record, seen, now)
+    over_by_now = start_is_over(news.memory, seen, now)
     memory = replace(
         decision.memory,
         state=decision.state,
         since=before.since if decision.state is before.state else now,
     )
-    return replace(decision, memory=memory, settle=news.settle, book_login=news.book_login)
+    return replace(
+        decision,
+        memory=memory,
+        settle=settle,
+        start_is_over=over_by_now,
+        book_login=news.book_login,
+        reset_from=reset_from(seen, now),
+    )

@@ -11,23 +11,39 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from spreadpilot_core.ibkr.deciding.conclusions import Conclusion, conclude
+from spreadpilot_core.ibkr.controller_log.reader import LoginView
+from spreadpilot_core.ibkr.controller_log.tables import BEFORE_LOGIN, LoginPhase
+from spreadpilot_core.ibkr.deciding.conclusions import Conclusion, broken_off, conclude, is_spent
 from spreadpilot_core.ibkr.deciding.decision import LONG_AGO, Memory, Settlement
-from spreadpilot_core.ibkr.deciding.observation import ActionKind, Failure, Observation, Outcome
+from spreadpilot_core.ibkr.deciding.failures import reason_of
+from spreadpilot_core.ibkr.deciding.login_window import doubt_after, startup_deadline
+from spreadpilot_core.ibkr.deciding.observation import (
+    BEGINS_NOTHING,
+    ActionKind,
+    Failure,
+    FleetView,
+    Observation,
+    Outcome,
+    Wanted,
+    typed_in,
+)
 from spreadpilot_core.ibkr.deciding.pacing import (
     FORGET_RETRY,
     LAUNCH_RETRY,
+    OUTAGE_SPREAD,
     PREPARE_RETRY,
+    SHARED_WITHIN,
     STABLE_SESSION,
     after_loss,
     connect_pause,
     doubling,
     spread,
 )
-from spreadpilot_core.ibkr.deciding.states import State
-from spreadpilot_core.ibkr.login_log import LoginPhase, LoginView
-from spreadpilot_core.ibkr.login_log_tables import BEFORE_LOGIN
-from spreadpilot_core.ibkr.protocols import LoginOutcome, Record, RuntimeState
+from spreadpilot_core.ibkr.deciding.resetting import hours_of
+from spreadpilot_core.ibkr.model.gateways import GatewayPhase
+from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode
+from spreadpilot_core.ibkr.model.records import ContainerId, LoginOutcome, Record
+from spreadpilot_core.ibkr.model.states import State
 
 DISCLAIMER_PAUSE = timedelta(seconds=5)
 """After 10141: the controller accepts the paper disclaimer 0.3 to 3 s after the login."""
@@ -35,6 +51,10 @@ DISCLAIMER_PAUSE = timedelta(seconds=5)
 
 LAUNCHES_AT_ONCE = {Failure.PORT_TAKEN: 10, Failure.EXPIRED: 3}
 """Failures that the next try may well cure, and after how many in a row that is no longer believed."""
+
+
+SMALLEST_FLEET = 3
+"""Below it no share of a fleet says anything."""
 
 
 _BEFORE_ITS_END = (BEFORE_LOGIN - {LoginPhase.ENDED}) | {LoginPhase.RESTARTING, LoginPhase.CONFLICT}
@@ -50,32 +70,57 @@ class Learned(NamedTuple):
     book_login: bool
 
 
-def learn(memory: Memory, seen: Observation, now: datetime) -> Learned:
+def learn(memory: Memory, seen: Observation, fleet: FleetView, now: datetime) -> Learned:
     """Memory and record after this observation, and what the ledger must write down."""
+    memory = _wanted_changed(memory, seen, now)
     memory = _action_ended(memory, seen, now)
+    memory = _secret_changed(memory, seen, now)
     memory = _runtime_back(memory, seen, now)
     memory = _life_began(memory, seen, now)
     memory = _login_moved(memory, seen, now)
     memory = _connection(memory, seen, now)
     memory = _log_doubted(memory, seen, now)
-    seen = believed(memory, seen)
+    seen = discard_doubted_log(memory, seen)
     memory, record = _life_ended(memory, seen, now)
+    memory, record = _outage(memory, record, seen, fleet, now)
+    record = _remembered(memory, seen, record)
     if seen.attempt is None and memory.settlement is not None:
         memory = replace(memory, settlement=None)  # the ledger has it
-    typed = seen.login.attempts if seen.login is not None and seen.gateway is not None else 0
+    typed = typed_in(seen.login if seen.login is not None and seen.gateway is not None else seen.last_login)
     if typed > max(1, record.logins_booked):
         record = replace(record, logins_booked=max(1, record.logins_booked) + 1)  # one by one, each is written down
-        repeated = Settlement(LoginOutcome.FAILED, "The controller typed the login again by itself.")
+        again = Reason(ReasonCode.LOGIN_REPEATED, "The controller typed the login again by itself.")
+        repeated = Settlement(LoginOutcome.FAILED, again)
         return Learned(memory, record, repeated if seen.attempt else None, book_login=True)
     if memory.settlement is not None:
         return Learned(memory, record, memory.settlement, book_login=False)
-    if seen.gateway is None or seen.gateway.state is not RuntimeState.RUNNING:
+    if seen.gateway is None or seen.gateway.phase is not GatewayPhase.RUNNING:
         return Learned(memory, record, None, book_login=False)
     if not is_logged_in(seen):
         return Learned(memory, record, None, book_login=False)
     record = replace(record, logged_in_before=seen.gateway.container_id, rejected_user=None, rejected_version=None)
-    done = Settlement(LoginOutcome.SUCCEEDED, "The login completed.")
+    done = Settlement(LoginOutcome.SUCCEEDED, Reason(ReasonCode.LOGIN_COMPLETED, "The login completed."))
     return Learned(memory, record, done if seen.attempt else None, book_login=False)
+
+
+def _wanted_changed(memory: Memory, seen: Observation, now: datetime) -> Memory:
+    if seen.wanted is Wanted.RUN or seen.wanted in BEGINS_NOTHING:
+        return memory if memory.unwanted_since is None else replace(memory, unwanted_since=None)
+    return memory if memory.unwanted_since is not None else replace(memory, unwanted_since=now)
+
+
+def _outage(
+    memory: Memory, record: Record, seen: Observation, fleet: FleetView, now: datetime
+) -> tuple[Memory, Record]:
+    """A loss that most of the fleet shares is IBKR's or the host's: it counts for nobody, and all come back spread."""
+    shared = fleet.total >= SMALLEST_FLEET and 2 * fleet.lost > fleet.total
+    if not shared or not memory.loss_counts or now - memory.lost_at > timedelta(seconds=SHARED_WITHIN):
+        return memory, record
+    losses = memory.shared_losses + 1
+    pause = after_loss(losses) + OUTAGE_SPREAD * spread(seen.follower_id, losses)
+    not_before = max(memory.not_before, memory.lost_at + timedelta(seconds=pause))
+    memory = replace(memory, loss_counts=False, shared_losses=losses, not_before=not_before)
+    return memory, replace(record, losses=max(0, record.losses - 1))
 
 
 def is_logged_in(seen: Observation) -> bool:
@@ -100,9 +145,18 @@ _FRESH_CONNECT: Mapping[str, object] = {**FRESH_TRIES, "id_conflicts": 0, "heart
 
 def login_deadline(memory: Memory, seen: Observation) -> datetime:
     """When this login's time is over, or its phone's."""
-    if memory.phase is LoginPhase.AWAITING_2FA:
-        return memory.phase_since + timedelta(seconds=seen.limits.phone_approval_time)
-    return memory.clock + timedelta(seconds=seen.limits.max_startup_time)
+    return _phone_deadline(memory, seen) or startup_deadline(memory, seen)
+
+
+def ask_deadline(memory: Memory, seen: Observation) -> datetime:
+    """When its API is asked for the end that the log does not tell."""
+    return _phone_deadline(memory, seen) or doubt_after(memory, seen)
+
+
+def _phone_deadline(memory: Memory, seen: Observation) -> datetime | None:
+    if memory.phase is not LoginPhase.AWAITING_2FA:
+        return None
+    return memory.phase_since + timedelta(seconds=seen.limits.phone_approval_time)
 
 
 def _log_doubted(memory: Memory, seen: Observation, now: datetime) -> Memory:
@@ -115,7 +169,7 @@ def _log_doubted(memory: Memory, seen: Observation, now: datetime) -> Memory:
         return memory
     connected = connection is not None and connection.is_open
     silent = view.phase in _BEFORE_ITS_END and view.human is None and not connected
-    over = not memory.runtime_away and now >= login_deadline(memory, seen)
+    over = not memory.runtime_away and now >= ask_deadline(memory, seen)
     return replace(memory, doubted=view.phase_serial if silent and over else None)
 
 
@@ -124,7 +178,7 @@ def is_doubted(memory: Memory, view: LoginView | None) -> bool:
     return view is not None and view.phase_serial == memory.doubted
 
 
-def believed(memory: Memory, seen: Observation) -> Observation:
+def discard_doubted_log(memory: Memory, seen: Observation) -> Observation:
     """What was observed, with a doubted log taken for one that does not reach the start."""
     if seen.login is None or not is_doubted(memory, seen.login):
         return seen
@@ -142,13 +196,15 @@ def _runtime_back(memory: Memory, seen: Observation, now: datetime) -> Memory:
 
 def _life_began(memory: Memory, seen: Observation, now: datetime) -> Memory:
     gateway = seen.gateway
-    if gateway is None or gateway.state is RuntimeState.CREATED:
+    if gateway is None or gateway.phase.precedes_login:
         return memory
     life = (gateway.container_id, gateway.started_at)
     if life == memory.life:
         return memory
     fresh: dict[str, object] = {
         "clock": now,
+        "program_since": gateway.started_at or now,
+        "window_at": None,
         "phase": None,
         "phase_since": now,
         "doubted": None,
@@ -166,15 +222,33 @@ def _life_ended(memory: Memory, seen: Observation, now: datetime) -> tuple[Memor
     if memory.life is None or (seen.gateway is None and not gone):
         return (_never_lived(memory, seen) if gone else memory), seen.record
     record = seen.record
-    if memory.life != memory.concluded and _can_conclude(seen):
-        region = seen.follower.region if seen.follower else None
-        conclusion = conclude(seen.login, seen.gateway, record, container=memory.life[0], region=region, now=now)
+    view = seen.last_login if gone else seen.login
+    if not _ended_by_us(memory, seen, view) and _can_conclude(seen):
+        conclusion = _conclusion(view, seen, record, memory.life[0], now)
         if conclusion is not None:
-            memory, record = conclude_life(memory, conclusion, now), conclusion.record
+            memory, record = conclude_life(memory, conclusion, now)
     if gone:
-        cut_short = Settlement(LoginOutcome.UNFINISHED, "The gateway was removed before its login had ended.")
+        removed = Reason(ReasonCode.LOGIN_OUTCOME_UNKNOWN, "Its gateway was removed before its login had ended.")
+        cut_short = Settlement(broken_off(view), removed)
         memory = replace(memory, life=None, concluded=None, settlement=memory.settlement or cut_short)
     return memory, record
+
+
+def _ended_by_us(memory: Memory, seen: Observation, view: LoginView | None) -> bool:
+    """Whether its end says nothing about its login: we ended it, and IBKR had not answered until then."""
+    if memory.life == memory.judged:
+        return True
+    if seen.gateway is None and view is not None and view.verdict is not None:
+        return False
+    over = seen.gateway is None or seen.gateway.phase is GatewayPhase.EXITED
+    return memory.life == memory.concluded or (memory.unwanted_since is not None and over)
+
+
+def _conclusion(
+    view: LoginView | None, seen: Observation, record: Record, container: ContainerId, now: datetime
+) -> Conclusion | None:
+    hours, spent = hours_of(seen), is_spent(seen, view, now)
+    return conclude(view, seen.gateway, record, container=container, hours=hours, now=now, spent=spent)
 
 
 def _never_lived(memory: Memory, seen: Observation) -> Memory:
@@ -182,30 +256,52 @@ def _never_lived(memory: Memory, seen: Observation) -> Memory:
     if seen.attempt is None or memory.settlement is not None or seen.running is not None:
         return memory
     if seen.attempt.started_at is None:
-        return replace(memory, settlement=Settlement(LoginOutcome.VOID, "Its container never started."))
-    return replace(memory, settlement=Settlement(LoginOutcome.UNFINISHED, "Its container is gone without an outcome."))
+        never = Reason(ReasonCode.CONTAINER_NEVER_STARTED, "Its container never started.")
+        return replace(memory, settlement=Settlement(LoginOutcome.VOID, never))
+    gone = Reason(ReasonCode.LOGIN_OUTCOME_UNKNOWN, "Its container is gone without an outcome.")
+    return replace(memory, settlement=Settlement(LoginOutcome.UNFINISHED, gone))
+
+
+def _remembered(memory: Memory, seen: Observation, record: Record) -> Record:
+    """When the newest login began, and that it asked for the phone."""
+    if memory.life is not None and seen.gateway is not None:
+        began = memory.life[1] or record.last_login_at or memory.clock
+        if record.last_login_at is None or began > record.last_login_at:
+            record = replace(record, last_login_at=began)
+    if seen.login is not None and seen.login.asked_phone and not record.asks_phone:
+        record = replace(record, asks_phone=True)
+    return record
 
 
 def _can_conclude(seen: Observation) -> bool:
     """A container that ended concludes only when its log was read to the end."""
-    ended = seen.gateway is not None and seen.gateway.state is RuntimeState.EXITED
+    ended = seen.gateway is not None and seen.gateway.phase is GatewayPhase.EXITED
     return seen.log_ended if ended else True
 
 
-def conclude_life(memory: Memory, conclusion: Conclusion, now: datetime) -> Memory:
-    """The memory once this life is given up: what that costs."""
+def conclude_life(memory: Memory, conclusion: Conclusion, now: datetime) -> tuple[Memory, Record]:
+    """Memory and record once this life is given up: what that costs."""
+    record = conclusion.record
     memory = replace(
         memory,
         concluded=memory.life,
-        settlement=Settlement(conclusion.outcome, conclusion.sentence, conclusion.not_before),
-        trouble=conclusion.sentence,
-        not_before_why=conclusion.sentence,
+        judged=memory.life,
+        settlement=Settlement(conclusion.outcome, conclusion.reason, conclusion.not_before),
+        trouble=conclusion.reason,
+        not_before_reason=conclusion.reason,
     )
+    void_lives = memory.void_lives + 1 if conclusion.outcome is LoginOutcome.VOID else 0
+    memory = replace(memory, void_lives=void_lives)
+    if void_lives:
+        return replace(memory, not_before=now + timedelta(seconds=doubling(void_lives, LAUNCH_RETRY))), record
     if not conclusion.is_loss:
-        return replace(memory, not_before=conclusion.not_before or memory.not_before)
+        return replace(memory, not_before=conclusion.not_before or memory.not_before), record
     stable = memory.ready_since is not None and now - memory.ready_since >= timedelta(seconds=STABLE_SESSION)
-    losses = 1 if stable else memory.losses + 1
-    return replace(memory, losses=losses, not_before=now + timedelta(seconds=after_loss(losses)))
+    losses = 1 if stable else record.losses + 1
+    not_before = now + timedelta(seconds=after_loss(losses + (0 if stable else memory.shared_losses)))
+    memory = replace(memory, lost_at=now, loss_counts=True, not_before=not_before)
+    memory = replace(memory, shared_losses=0) if stable else memory
+    return memory, replace(record, losses=losses, last_loss=conclusion.reason.sentence)
 
 
 def _login_moved(memory: Memory, seen: Observation, now: datetime) -> Memory:
@@ -215,6 +311,10 @@ def _login_moved(memory: Memory, seen: Observation, now: datetime) -> Memory:
         memory = replace(memory, paper_accepted=accepted, connect_after=LONG_AGO if accepted else memory.connect_after)
     if phase is LoginPhase.AWAITING_2FA:
         memory = replace(memory, clock=now)  # a phone approval has its own limit
+    shown = seen.login is not None and seen.login.window_shown
+    if shown != (memory.window_at is not None):  # of this program: another one has a window of its own
+        memory = replace(memory, window_at=now if shown else None)
+    memory = _program_restarted(memory, seen, now)
     if phase == memory.phase:
         return memory
     changes: dict[str, object] = {"phase": phase, "phase_since": now}
@@ -223,6 +323,16 @@ def _login_moved(memory: Memory, seen: Observation, now: datetime) -> Memory:
     if phase in (LoginPhase.RESTARTING, LoginPhase.STARTING, LoginPhase.LOGGED_IN):
         changes |= _FRESH_CONNECT
     return replace(memory, **changes)  # type: ignore[arg-type]  # the fields are Memory's
+
+
+def _program_restarted(memory: Memory, seen: Observation, now: datetime) -> Memory:
+    """A program that is not its container's first: it began just now, or, where it ran already, nobody knows when."""
+    view = seen.login
+    if view is None or memory.life is None or not (view.warm or view.completed_before):
+        return memory
+    begins = view.phase != memory.phase and view.phase in (LoginPhase.RESTARTING, LoginPhase.STARTING)
+    is_first = memory.program_since == memory.life[1]
+    return replace(memory, program_since=now) if begins or is_first else memory
 
 
 def _connection(memory: Memory, seen: Observation, now: datetime) -> Memory:
@@ -242,8 +352,8 @@ def _action_ended(memory: Memory, seen: Observation, now: datetime) -> Memory:
         return memory
     memory = replace(memory, outcome_serial=outcome.serial)
     match outcome.kind:
-        case ActionKind.PREPARE:
-            return _prepare_ended(memory, outcome, seen, now)
+        case ActionKind.CHECK_IMAGE | ActionKind.PREPARE:
+            return _preflight_ended(memory, outcome, seen, now)
         case ActionKind.LAUNCH:
             return _launch_ended(memory, outcome, now)
         case ActionKind.CONNECT:
@@ -251,7 +361,7 @@ def _action_ended(memory: Memory, seen: Observation, now: datetime) -> Memory:
         case ActionKind.HEARTBEAT:
             return _heartbeat_ended(memory, outcome, seen, now)
         case ActionKind.REMOVE if outcome.failure is not None:
-            return replace(memory, remove_after=now + timedelta(seconds=5), trouble=outcome.sentence)
+            return replace(memory, remove_after=now + timedelta(seconds=5), trouble=reason_of(outcome))
         case ActionKind.FORGET_SECRET:
             failures = memory.forget_failures + 1 if outcome.failure is not None else 0
             pause = timedelta(seconds=doubling(failures, FORGET_RETRY) if failures else 0)
@@ -260,19 +370,26 @@ def _action_ended(memory: Memory, seen: Observation, now: datetime) -> Memory:
             return memory
 
 
-def _prepare_ended(memory: Memory, outcome: Outcome, seen: Observation, now: datetime) -> Memory:
+def _preflight_ended(memory: Memory, outcome: Outcome, seen: Observation, now: datetime) -> Memory:
     if outcome.failure is None or outcome.failure is Failure.ABORTED:
-        return replace(memory, prepare_failures=0, prepare_refusal=None)
+        return replace(memory, prepare_failures=0, secret_refused=False)
     failures = memory.prepare_failures + 1
     refused = outcome.failure is Failure.REFUSED
     pause = seen.limits.secret_poll_interval if refused else doubling(failures, PREPARE_RETRY)
     return replace(
         memory,
         prepare_failures=failures,
-        prepare_refusal=outcome.sentence if refused else None,
+        secret_refused=refused,
+        prepared_version=seen.newest_version,
         not_before=now + timedelta(seconds=pause),
-        not_before_why=outcome.sentence,
+        not_before_reason=reason_of(outcome),
     )
+
+
+def _secret_changed(memory: Memory, seen: Observation, now: datetime) -> Memory:
+    """A secret that could not be had is another one now: nothing is left to wait for."""
+    waits = memory.prepare_failures and seen.outcome is not None and seen.outcome.kind is ActionKind.PREPARE
+    return clear_secret_failures(memory, now) if waits and seen.newest_version != memory.prepared_version else memory
 
 
 def _launch_ended(memory: Memory, outcome: Outcome, now: datetime) -> Memory:
@@ -284,7 +401,7 @@ def _launch_ended(memory: Memory, outcome: Outcome, now: datetime) -> Memory:
     at_once = failures < LAUNCHES_AT_ONCE.get(outcome.failure, 0)
     pace = PREPARE_RETRY if outcome.failure is Failure.UNAVAILABLE else LAUNCH_RETRY
     until = outcome.until or now + timedelta(seconds=0 if at_once else doubling(failures, pace))
-    return replace(memory, launch_failures=failures, not_before=until, not_before_why=outcome.sentence)
+    return replace(memory, launch_failures=failures, not_before=until, not_before_reason=reason_of(outcome))
 
 
 def _connect_ended(memory: Memory, outcome: Outcome, seen: Observation, now: datetime) -> Memory:
@@ -294,10 +411,10 @@ def _connect_ended(memory: Memory, outcome: Outcome, seen: Observation, now: dat
         return memory
     if outcome.failure is Failure.WRONG_ACCOUNT:
         account = seen.follower.account if seen.follower else None
-        return replace(memory, refused_account=account, trouble=outcome.sentence)
+        return replace(memory, refused_account=account, trouble=reason_of(outcome))
     if outcome.failure is Failure.DISCLAIMER:
         since = memory.connect_since or now  # no failure, and still no reason to wait for ever
-        return replace(memory, connect_since=since, connect_after=now + DISCLAIMER_PAUSE, trouble=outcome.sentence)
+        return replace(memory, connect_since=since, connect_after=now + DISCLAIMER_PAUSE, trouble=reason_of(outcome))
     failures = memory.connect_failures + 1
     pause = timedelta(seconds=connect_pause(seen.follower_id, failures, seen.limits.connect_time))
     return replace(
@@ -306,28 +423,37 @@ def _connect_ended(memory: Memory, outcome: Outcome, seen: Observation, now: dat
         connect_since=memory.connect_since or now,
         connect_after=now + pause,
         id_conflicts=memory.id_conflicts + 1 if outcome.failure is Failure.ID_IN_USE else 0,
-        trouble=outcome.sentence,
+        trouble=reason_of(outcome),
     )
 
 
 def _heartbeat_ended(memory: Memory, outcome: Outcome, seen: Observation, now: datetime) -> Memory:
     if outcome.failure is not None:
-        return memory if outcome.failure is Failure.ABORTED else replace(memory, heartbeats=0, trouble=outcome.sentence)
+        aborted = outcome.failure is Failure.ABORTED
+        return memory if aborted else replace(memory, heartbeats=0, trouble=reason_of(outcome))
     interval = seen.limits.healthcheck_interval
     if memory.heartbeats == 0:  # the first of this connection: from here on the fleet's heartbeats are spread
         interval *= 0.1 + 0.9 * spread(seen.follower_id)
     return replace(memory, heartbeats=memory.heartbeats + 1, heartbeat_due=now + timedelta(seconds=interval))
 
 
-def forgiven(memory: Memory, now: datetime) -> Memory:
+def clear_backoff(memory: Memory, now: datetime) -> Memory:
     """The memory after an operator said launch: pauses of our own end; what protects the account is not kept here."""
     return replace(
         memory,
         state=State.QUEUED,
         since=now,
         not_before=min(memory.not_before, now),
-        prepare_refusal=None,
+        secret_refused=False,
         prepare_failures=0,
         refused_account=None,
-        losses=0,
+        void_lives=0,
+        shared_losses=0,
     )
+
+
+def clear_secret_failures(memory: Memory, now: datetime) -> Memory:
+    """The memory with nothing left of a secret, or an image, that could not be had: it is looked at anew, at once."""
+    if not memory.prepare_failures:
+        return memory
+    return replace(memory, prepare_failures=0, secret_refused=False, not_before=min(memory.not_before, now))

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from spreadpilot_core.ibkr.protocols import FollowerId, LoginAttempt
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.records import LoginAttempt, LoginOutcome
 
 LOGIN_RETRY = (300.0, 3600.0)
 """A failed login without a stated wait: first pause and cap, doubling; IBKR counts every failure for 24 h."""
@@ -18,6 +19,12 @@ PREPARE_RETRY = (5.0, 120.0)
 """Something we depend on is away; its adapter has already retried for seconds."""
 FORGET_RETRY = (5.0, 120.0)
 """The password file inside the container could not be removed."""
+LOSSES = 3
+"""Gateways lost in a row without a stable session before a human must look: each costs a full login."""
+SHARED_WITHIN = 300.0
+"""Seconds within which losses of more than half of a fleet of three or more are one outage."""
+OUTAGE_SPREAD = 30.0
+"""Seconds over which a fleet comes back after an outage."""
 STABLE_SESSION = 600.0
 """Seconds of readiness after which earlier losses no longer count."""
 CONNECT_TRIES = 6
@@ -49,12 +56,20 @@ def connect_pause(follower_id: FollowerId, failures: int, connect_time: float) -
     return base * (0.75 + 0.5 * spread(follower_id, failures))
 
 
-def next_login(counted: Sequence[LoginAttempt]) -> tuple[datetime, LoginAttempt] | None:
-    """When the next login may be tried after these counted ones, and the attempt that says so; None when none counts."""
-    if not counted:
+def next_login(logins: Sequence[LoginAttempt]) -> tuple[datetime, LoginAttempt] | None:
+    """When the next login may be tried after these, and the attempt that says so; None when none asks for a pause.
+
+    A success ends the pause of the failures before it.
+    """
+    good = max((_ended(each) for each in logins if each.outcome is LoginOutcome.SUCCEEDED), default=None)
+    failed = [each for each in logins if each.outcome is not None and each.outcome.pauses]
+    failed = [each for each in failed if good is None or _ended(each) > good]
+    if not failed:
         return None
-    last = max(counted, key=lambda attempt: attempt.settled_at or attempt.reserved_at)
-    pause = timedelta(seconds=doubling(len(counted), LOGIN_RETRY))
-    ready = (last.settled_at or last.reserved_at) + pause
-    stated = max((attempt.not_before for attempt in counted if attempt.not_before is not None), default=None)
-    return (max(ready, stated), last) if stated is not None else (ready, last)
+    last = max(failed, key=_ended)
+    ready = _ended(last) + timedelta(seconds=doubling(len(failed), LOGIN_RETRY))
+    return max([ready, *(each.not_before for each in failed if each.not_before is not None)]), last
+
+
+def _ended(attempt: LoginAttempt) -> datetime:
+    return attempt.settled_at or attempt.reserved_at

@@ -7,11 +7,15 @@ from dataclasses import replace
 from spreadpilot_core.ibkr.deciding.conclusions import Conclusion
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
 from spreadpilot_core.ibkr.deciding.learning import conclude_life, is_logged_in
-from spreadpilot_core.ibkr.deciding.observation import ActionKind, Wanted
-from spreadpilot_core.ibkr.deciding.states import State
-from spreadpilot_core.ibkr.protocols import Gateway, LoginOutcome, Record, RuntimeState
+from spreadpilot_core.ibkr.deciding.observation import BEGINS_NOTHING, ActionKind, Wanted
+from spreadpilot_core.ibkr.deciding.pacing import LOSSES
+from spreadpilot_core.ibkr.model.gateways import Gateway, GatewayPhase
+from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode
+from spreadpilot_core.ibkr.model.records import LoginOutcome, Record
+from spreadpilot_core.ibkr.model.states import State
 
-LOOK = Action(ActionKind.INSPECT, "its container changed")
+FOLLOWERS_UNKNOWN = Reason(ReasonCode.FOLLOWERS_UNKNOWN, "The followers were not read yet.")
+INSPECT_CHANGED = Action(ActionKind.INSPECT, "its container changed")
 
 
 def changed(s: Situation) -> Decision | None:
@@ -20,11 +24,11 @@ def changed(s: Situation) -> Decision | None:
     While a connection is open, its proof stands and the others decide; `decide` has the runtime asked all the same.
     """
     connected = s.seen.connection is not None and s.seen.connection.is_open
-    if not s.seen.gateway_stale or s.seen.gateway is None or s.seen.runtime_fault or connected:
+    if not s.seen.gateway_stale or s.seen.gateway is None or s.seen.runtime_fault is not None or connected:
         return None
-    reason = s.memory.trouble or "Its container changed."
+    reason = s.memory.trouble or Reason(ReasonCode.CONTAINER_CHANGED, "Its container changed.")
     state = State.RECONNECTING if s.memory.was_ready else _not_ready(s.memory.state)
-    return s.verdict(state, reason, "The runtime is asked.", action=LOOK)
+    return s.verdict(state, reason, "The runtime is asked.", action=INSPECT_CHANGED)
 
 
 def over(s: Situation) -> Decision | None:
@@ -33,52 +37,64 @@ def over(s: Situation) -> Decision | None:
     if gateway is None:
         return None
     if s.seen.running is ActionKind.REMOVE:
-        return s.verdict(_not_ready(s.memory.state), s.memory.trouble or "It is over.", "Its container is removed.")
-    if gateway.state is RuntimeState.CREATED and s.seen.running is not ActionKind.LAUNCH:
-        return remove(s, "A container that was created and never started was found.", grace=0)
-    if gateway.state is RuntimeState.EXITED and s.memory.life != s.memory.concluded:
-        reason = f"Its container ended. {s.seen.runtime_fault or ''}".strip()
-        return s.verdict(State.RECONNECTING, reason, "Its last words are read.")
+        reason = s.memory.trouble or Reason(ReasonCode.CONTAINER_ENDED, "It is over.")
+        return s.verdict(_not_ready(s.memory.state), reason, "Its container is removed.")
+    if gateway.phase.precedes_login and s.seen.running is not ActionKind.LAUNCH:
+        left = "A container that was created and never started was found."
+        return remove(s, Reason(ReasonCode.CONTAINER_NEVER_STARTED, left), grace=0)
+    if gateway.phase is GatewayPhase.EXITED and s.memory.life != s.memory.concluded:
+        said = f"Its container ended. {s.seen.runtime_fault or ''}".strip()
+        return s.verdict(State.RECONNECTING, Reason(ReasonCode.CONTAINER_ENDED, said), "Its last words are read.")
     if s.memory.life is not None and s.memory.life == s.memory.concluded:
-        return remove(s, s.memory.trouble or "Its container is over.", grace=_grace(s, gateway))
+        reason = s.memory.trouble or Reason(ReasonCode.CONTAINER_ENDED, "Its container is over.")
+        return remove(s, reason, grace=_grace(s, gateway))
     return None
 
 
 def _grace(s: Situation, gateway: Gateway) -> float:
     """Not logged in there is nothing to close tidily, and each second is one in which the controller may type again."""
-    if gateway.state is RuntimeState.EXITED:
+    if gateway.phase is GatewayPhase.EXITED:
         return 0
     return 5 if is_logged_in(s.seen) else 1
 
 
-def remove(s: Situation, why: str, *, grace: float, record: Record | None = None) -> Decision:
+def remove(s: Situation, why: Reason, *, grace: float, record: Record | None = None) -> Decision:
     """Remove the container for this reason; the state tells what comes after."""
     record = s.record if record is None else record
-    if s.seen.wanted is Wanted.KEEP:
-        return s.verdict(State.RECONNECTING, why, kept(s), record=record)
-    human = record.needs_human is not None or _is_rejected(record)
-    state = State.NEEDS_HUMAN if human else State.RECONNECTING if s.memory.losses else State.BACKING_OFF
+    if s.seen.wanted is Wanted.KEEP and not _may_type_again(s):
+        return s.verdict(State.RECONNECTING, why, why_not_removed(s), record=record)
+    human = record.needs_human is not None or _is_rejected(record) or record.losses >= LOSSES
+    lost = record.losses > 0 or s.memory.was_ready
+    state = State.NEEDS_HUMAN if human else State.RECONNECTING if lost else State.BACKING_OFF
     if s.memory.remove_after > s.now:
         return s.verdict(
             state, why, "Removing its container is tried again.", until=s.memory.remove_after, record=record
         )
     memory = s.remember(concluded=s.memory.life, trouble=why)
-    action = Action(ActionKind.REMOVE, why, grace=grace)
+    action = Action(ActionKind.REMOVE, why.sentence, grace=grace)
     return s.verdict(state, why, "Its container is removed.", action=action, record=record, memory=memory)
 
 
-def replace_gateway(s: Situation, why: str) -> Decision:
+def _may_type_again(s: Situation) -> bool:
+    """Its login is over and its controller runs: it is removed also where nobody could be started instead."""
+    running = s.seen.gateway is not None and s.seen.gateway.phase is GatewayPhase.RUNNING
+    return running and s.memory.life == s.memory.concluded and not is_logged_in(s.seen)
+
+
+def replace_gateway(s: Situation, why: Reason) -> Decision:
     """Give this gateway up although it runs: a new container, which costs a login."""
-    if s.seen.wanted is Wanted.KEEP:
-        return s.verdict(State.RECONNECTING, why, kept(s))
-    if s.seen.runtime_fault:  # it may be to blame, and nothing could be started instead
+    if s.seen.wanted in BEGINS_NOTHING:
+        return s.verdict(State.RECONNECTING, why, why_not_removed(s))
+    if s.seen.runtime_fault is not None:  # it may be to blame, and nothing could be started instead
         then = f"{s.seen.runtime_fault} Nothing is given up before that changes."
         return s.verdict(_not_ready(s.memory.state), why, then)
     logged_in = s.memory.was_ready or (s.seen.login is not None and s.seen.login.completed)
     outcome = LoginOutcome.SUCCEEDED if logged_in else LoginOutcome.FAILED
+    if s.seen.login is not None and s.seen.login.nothing_typed:
+        outcome = LoginOutcome.VOID
     conclusion = Conclusion(outcome, why, s.record, is_loss=logged_in)
-    memory = conclude_life(s.memory, conclusion, s.now)
-    return remove(replace(s, memory=memory), why, grace=s.seen.limits.stop_grace if logged_in else 10)
+    memory, record = conclude_life(s.memory, conclusion, s.now)
+    return remove(replace(s, memory=memory, record=record), why, grace=s.seen.limits.stop_grace if logged_in else 10)
 
 
 def _is_rejected(record: Record) -> bool:
@@ -90,6 +106,6 @@ def _not_ready(state: State) -> State:
     return State.RECONNECTING if state in (State.READY, State.DEGRADED) else state
 
 
-def kept(s: Situation) -> str:
+def why_not_removed(s: Situation) -> str:
     """Why nothing is removed although it should be."""
-    return f"{s.seen.wanted_why or 'The followers were not read yet.'} Nothing is removed before that changes."
+    return f"{s.seen.wanted_why or FOLLOWERS_UNKNOWN} Nothing is removed before that changes."

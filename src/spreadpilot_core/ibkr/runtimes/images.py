@@ -3,7 +3,7 @@
 The build of `ghcr.io/gnzsnz/ib-gateway` changed its controller: older images let IBC type the login, newer ones
 ibcontroller, under the same tags. The two take other variables, another password file and answer with another log and
 other exit codes. This module reads an image's inspection and says, as data, which of the two it is and what it wants;
-`docker_containers` makes a container of that. It knows no engine and does no I/O.
+`docker.containers` makes a container of that. It knows no engine and does no I/O.
 
 What the image leaves unset has its default in the image's sample compose file alone, so `variables` names every one of
 those: a gateway started without them hangs in a dialog, or logs in again and again by itself.
@@ -16,21 +16,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from spreadpilot_core.ibkr.errors import UnknownImageError
-from spreadpilot_core.ibkr.protocols import Dialect, GatewaySpec, TradingMode
+from spreadpilot_core.ibkr.model.followers import TradingMode
+from spreadpilot_core.ibkr.model.gateway_options import GatewayOptions
+from spreadpilot_core.ibkr.model.gateways import Controller, GatewaySpec
 
 SECRET_DIRECTORY = "/run/gateway-manager"  # noqa: S105  # a place, not a secret
 PASSWORD_FILE = f"{SECRET_DIRECTORY}/password"
 SCREEN_PASSWORD_FILE = f"{SECRET_DIRECTORY}/screen"
 
+RESET_HOURS_VARIABLE = "SIMULATOR_RESET_HOURS"
+"""Only a simulator's image has it: by itself empty, so that what logs in to no IBKR waits for none."""
+
 _SAME_IN_BOTH = {"TZ": "{time_zone}", "TIME_ZONE": "{time_zone}", "CUSTOM_CONFIG": "NO"}
+
+
+_SMALLEST_MEMORY_MIB = 1024
+
+
+def memory_limit_mib(options: GatewayOptions) -> int:
+    """What a gateway may use in all, for the heap that it is given."""
+    return max(_SMALLEST_MEMORY_MIB, (options.java_heap_mib or 0) * 4 // 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageContract:
     """What one generation of the image wants, and where it listens."""
 
-    dialect: Dialect
-    controller: str
+    controller: Controller
+    controller_name: str
     """The controller's own name, for sentences."""
     marker: str
     """The variable in the image's environment that no other generation has."""
@@ -41,6 +54,8 @@ class ImageContract:
     """Variable to value; `{…}` is filled from the gateway's options."""
     screen_password_variable: str = "VNC_SERVER_PASSWORD_FILE"  # noqa: S105  # a variable's name
     screen_port: int = 5900
+    command: Sequence[str] = ("/home/ibgateway/scripts/run.sh",)
+    """What the image runs, where nobody can look it up; both generations run the same."""
     published_ports: Mapping[TradingMode, int]
     """Where socat listens for the world; it accepts even while the gateway does not."""
     api_ports: Mapping[TradingMode, int]
@@ -51,8 +66,8 @@ _PUBLISHED = {TradingMode.LIVE: 4003, TradingMode.PAPER: 4004}
 _API = {TradingMode.LIVE: 4001, TradingMode.PAPER: 4002}
 
 IBC = ImageContract(
-    dialect="ibc",
-    controller="IBC",
+    controller="ibc",
+    controller_name="IBC",
     marker="IBC_INI",
     user_variable="TWS_USERID",
     password_file_variable="TWS_PASSWORD_FILE",  # noqa: S106  # a variable's name
@@ -75,8 +90,8 @@ IBC = ImageContract(
 )
 
 IBCONTROLLER = ImageContract(
-    dialect="ibcontroller",
     controller="ibcontroller",
+    controller_name="ibcontroller",
     marker="IBC_APP_DIR",
     user_variable="IBC_USERID",
     password_file_variable="IBC_PASSWORD_FILE",  # noqa: S106  # a variable's name
@@ -89,6 +104,7 @@ IBCONTROLLER = ImageContract(
         "IBC_ACCEPT_INCOMING_CONNECTIONS": "accept",
         "IBC_MFA_TIMEOUT": "180",
         "IBC_MFA_EXIT_INTERVAL": "60",
+        "IBC_LOGIN_DIALOG_DISPLAY_TIMEOUT": "300",  # its own minute is too short for a host that starts many at once
         "IBC_MFA_TIMEOUT_ACTION": "exit",
         "IBC_RELOGIN_AFTER_MFA_TIMEOUT": "no",
         "IBC_AUTO_RESTART_TIME": "{auto_restart_time}",
@@ -116,6 +132,8 @@ class Image:
     """The image's own entrypoint and command, which run after the secret has come."""
     uid: int
     gid: int
+    reset_hours: str | None = None
+    """When the simulator in it resets; None: IBKR's own hours."""
     settings_path: str
     """Where the gateway keeps its settings; a volume is mounted here."""
 
@@ -140,7 +158,7 @@ class Image:
         return filled
 
 
-def look(reference: str, inspection: Mapping[str, Any], *, override: Dialect | None = None) -> Image:
+def identify(reference: str, inspection: Mapping[str, Any], *, override: Controller | None = None) -> Image:
     """Tell an image's generation from what the engine says of it.
 
     Args:
@@ -166,30 +184,36 @@ def look(reference: str, inspection: Mapping[str, Any], *, override: Dialect | N
         command=command,
         uid=uid,
         gid=gid,
+        reset_hours=environment.get(RESET_HOURS_VARIABLE),
         settings_path=f"{home}/tws_settings",
     )
 
 
 def _contract(
-    reference: str, environment: Mapping[str, str], labels: Mapping[str, str], override: Dialect | None
+    reference: str, environment: Mapping[str, str], labels: Mapping[str, str], override: Controller | None
 ) -> ImageContract:
     if override is not None:
-        return next(contract for contract in CONTRACTS if contract.dialect == override)
+        return next(contract for contract in CONTRACTS if contract.controller == override)
     for contract in CONTRACTS:
         if contract.marker in environment:
             return contract
-    looked_for = " or ".join(f"{contract.marker} (the {contract.controller} generation)" for contract in CONTRACTS)
+    expected = " or ".join(f"{contract.marker} (the {contract.controller_name} generation)" for contract in CONTRACTS)
     has = ", ".join(sorted(environment)) or "no variable at all"
     title = labels.get("org.opencontainers.image.title") or labels.get("org.opencontainers.image.description")
     called = f"; it calls itself {title.strip()!r}" if title else ""
-    raise UnknownImageError(reference, f"its environment has {has}, but not {looked_for}{called}")
+    raise UnknownImageError(reference, f"its environment has {has}, but not {expected}{called}")
 
 
-def user_in(environment: Iterable[str], dialect: Dialect) -> str | None:
+def user_in(environment: Iterable[str], controller: Controller) -> str | None:
     """The IBKR user that a container of this generation was given, from its `NAME=value` lines."""
-    contract = IBC if dialect == IBC.dialect else IBCONTROLLER
+    contract = IBC if controller == IBC.controller else IBCONTROLLER
     values = dict(line.split("=", 1) for line in environment if "=" in line)
     return values.get(contract.user_variable) or None
+
+
+def reset_hours_in(environment: Iterable[str]) -> str | None:
+    """When the simulator in a container resets; None: it is none, and IBKR's own hours count."""
+    return dict(line.split("=", 1) for line in environment if "=" in line).get(RESET_HOURS_VARIABLE)
 
 
 def owner_of(user: str) -> tuple[int, int]:

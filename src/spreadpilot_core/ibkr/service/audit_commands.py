@@ -6,26 +6,34 @@ import asyncio
 import sys
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from spreadpilot_core.ibkr.audit import AuditTrail
-from spreadpilot_core.ibkr.errors import GatewayManagerError
-from spreadpilot_core.ibkr.opening import open_records
-from spreadpilot_core.ibkr.records import shown_version
+from spreadpilot_core.ibkr.audit.trail import AuditTrail
+from spreadpilot_core.ibkr.errors import GatewayManagerError, StoreUnavailableError, UnknownFollowerError
+from spreadpilot_core.ibkr.model.records import shown_version
 from spreadpilot_core.ibkr.service import tables
+from spreadpilot_core.ibkr.service.reading import known_followers
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.system.local_time import local_time
+from spreadpilot_core.ibkr.system.wording import counted
+from spreadpilot_core.ibkr.wiring import open_records
 
 _COLUMNS = ("serial", "at", "act", "follower", "ref", "version", "source", "outcome", "detail", "who")
+_BELOW = {"WHO": "by", "DETAIL": "", "SOURCE": "from", "VERSION": "version", "REF": "secret", "OUTCOME": "outcome"}
+"""What moves below a line where the terminal is too narrow."""
 
 
 def show(*, follower: str | None, last: int, as_json: bool) -> None:
     """Print the newest lines, of one follower or of all."""
     entries = list(deque(_of(follower), maxlen=last))
+    if follower is not None and not entries:
+        _must_be_known(follower)
     if as_json:
         tables.print_json(entries)
     elif entries:
         rows = [[_shown(entry, column) for column in _COLUMNS] for entry in entries]
-        tables.console().print(tables.table([column.upper() for column in _COLUMNS], rows))
+        tables.console().print(tables.table([column.upper() for column in _COLUMNS], rows, below=_BELOW))
     else:
         print("No lines.")
 
@@ -33,27 +41,44 @@ def show(*, follower: str | None, last: int, as_json: bool) -> None:
 def verify(recorded: str | None) -> None:
     """Go through the chain; say what was found, or how much is whole and which hash to keep."""
     trail = _trail()
-    kept = recorded or asyncio.run(_recorded(trail))
-    verdict = trail.verify(kept)
+    known_head = recorded or asyncio.run(_recorded(trail))
+    verdict = trail.verify(known_head)
     if not verdict.is_whole:
         raise GatewayManagerError(f"The audit trail {trail.path} is not whole: {' '.join(verdict.findings)}")
-    count = f"{verdict.lines} line{'s' * (verdict.lines != 1)}"
+    count = counted(verdict.lines, "line")
     newest = f"; the newest has the hash {verdict.head.hash}" if verdict.head else ""
     print(f"The audit trail {trail.path} is whole: {count}{newest}.")
-    if kept is None:
+    if known_head is None:
         sentence = "No hash of it was kept yet (a manager keeps them): lines missing at its end would not show."
         print(sentence, file=sys.stderr)
 
 
+def _must_be_known(follower: str) -> None:
+    """Raises `UnknownFollowerError` when neither a record nor a line names this follower, as far as that can be seen now."""
+    with suppress(StoreUnavailableError):
+        known = asyncio.run(known_followers(Settings.read()))
+        if follower not in known:
+            named = {str(entry["follower"]) for entry in _trail().entries() if entry.get("follower")}
+            raise UnknownFollowerError(follower, known | named)
+
+
 def _shown(entry: dict[str, Any], column: str) -> Any:
     value = entry.get(column)
-    return shown_version(value) if column == "version" and isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    match column:
+        case "version":
+            return shown_version(value)
+        case "at":
+            return local_time(value)
+        case _:
+            return value
 
 
 async def _recorded(trail: AuditTrail) -> str | None:
     """The newest hash that the record store kept of this trail; None when it kept none yet."""
     settings = Settings.read()
-    if settings.store.startswith("local:") and not settings.local_store_dir.exists():
+    if settings.store_is_local and not settings.local_store_dir.exists():
         return None
     records = open_records(settings)
     await records.open()

@@ -1,4 +1,5 @@
-"""`gateway-manager`: every command with its options at one glance; what they do is in the modules they load.
+"""`gateway-manager`: its commands with their options at one glance (those of a group are in `groups`); what they do is in the
+modules they load.
 
 A command loads what it needs and nothing else, so that `--help` and `status` answer at once. Exit code 0 is done, 1 refused
 or failed with one sentence on standard error, 2 wrong usage.
@@ -8,17 +9,37 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.service.groups import audit, credentials, followers, notify, settings, tokens
+from spreadpilot_core.ibkr.service.options import (
+    All,
+    CaFile,
+    ClientName,
+    Follower,
+    Followers,
+    Json,
+    Require,
+    TokenFile,
+    Url,
+    Wait,
+    Yes,
+    fail,
+)
+from spreadpilot_core.ibkr.service.surroundings import make_files_private
+from spreadpilot_core.ibkr.service.usage import Commands
+from spreadpilot_core.ibkr.system.printable import escape_streams
+from spreadpilot_core.ibkr.system.wording import counted
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_EPILOG = "Settings come from the environment; GATEWAY_MANAGER_STATE_DIR says which manager is meant."
+_EPILOG = "`settings show` says what is set, and where; GATEWAY_MANAGER_STATE_DIR says which manager is meant."
 
-app = typer.Typer(
+app = Commands(
     name="gateway-manager",
     help="Keeps one healthy, logged-in Interactive Brokers Gateway per follower.",
     epilog=_EPILOG,
@@ -28,29 +49,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-followers = typer.Typer(
-    help="The followers of the local store; needs no running manager.", no_args_is_help=True, rich_markup_mode=None
-)
-credentials = typer.Typer(
-    help="The logins in the encrypted store; needs no running manager.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(followers, name="followers")
-app.add_typer(credentials, name="credentials")
-audit = typer.Typer(
-    help="Who read which secret, and who overrode what; needs no running manager.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-app.add_typer(audit, name="audit")
-
-Follower = Annotated[str, typer.Argument(metavar="FOLLOWER", help="The follower's id.", show_default=False)]
-Reference = Annotated[str, typer.Argument(metavar="REF", help="Such as ibkr/alice.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print a list of objects instead of a table.")]
+app.add_typer(followers.group, name="followers")
+app.add_typer(credentials.group, name="credentials")
+app.add_typer(audit.group, name="audit")
+app.add_typer(notify.group, name="notify")
+app.add_typer(settings.group, name="settings")
+app.add_typer(tokens.group, name="tokens")
 
 
 def main() -> NoReturn:
     """The program."""
     _have_streams()
+    escape_streams()
+    make_files_private()
     try:
         try:
             app()
@@ -82,12 +93,6 @@ def _write_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def fail(sentence: str) -> NoReturn:
-    """Say why on one line of standard error, and end."""
-    print(" ".join(sentence.split()), file=sys.stderr)
-    sys.exit(1)
-
-
 def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
@@ -113,13 +118,14 @@ def demo(
     followers: Annotated[
         int, typer.Option("--followers", min=1, max=100, metavar="N", help="How many simulated gateways.")
     ] = 3,
+    page: Annotated[bool, typer.Option("--page", help="Show it in a browser too.")] = False,
     once: Annotated[bool, typer.Option("--once", help="End when all are RUNNING, and print the final table.")] = False,
     as_json: Json = False,
 ) -> None:
     """Watch simulated gateways start, log in, fail and recover, in a temporary directory."""
-    from spreadpilot_core.ibkr.service.demo import run_demo
+    from spreadpilot_core.ibkr.demo.demo import run_demo
 
-    run_demo(count=followers, once=once, as_json=as_json)
+    run_demo(count=followers, once=once, as_json=as_json, page=page)
 
 
 @app.command(short_help="Run the manager until SIGTERM or Ctrl-C.")
@@ -130,19 +136,35 @@ def run(
             "--take-over", help="Act although a silent manager on another engine may still have its gateways there."
         ),
     ] = False,
+    adopt_from: Annotated[
+        str | None,
+        typer.Option(
+            "--adopt-from",
+            metavar="IDENTITY",
+            help="Take over the gateways of the manager with this identity, which has ended.",
+            show_default=False,
+        ),
+    ] = None,
+    accept_lost_records: Annotated[
+        bool,
+        typer.Option("--accept-lost-records", help="Log in although the records of earlier logins are lost."),
+    ] = False,
 ) -> None:
     """Run the manager until SIGTERM or Ctrl-C; a second signal hurries."""
     from spreadpilot_core.ibkr.service.run import run as serve
 
-    serve(**({"take_over": True} if take_over else {}))
+    if adopt_from is not None and not adopt_from.strip():
+        raise typer.BadParameter("it is empty; `status` and `doctor` name identities.", param_hint="--adopt-from")
+    words = {"take_over": take_over, "adopt_from": adopt_from, "accept_lost_records": accept_lost_records}
+    serve(**{name: said for name, said in words.items() if said})
 
 
 @app.command(short_help="End the manager, leave the gateways.")
-def detach() -> None:
-    """End the running manager and leave its gateways for the next one."""
+def detach(yes: Yes = False) -> None:
+    """End the running manager and leave its gateways, unwatched, for the next one."""
     from spreadpilot_core.ibkr.service import gateway_commands
 
-    gateway_commands.detach()
+    gateway_commands.detach(yes=yes)
 
 
 # ---------------------------------------------------------------------------------------------- gateways
@@ -162,34 +184,68 @@ def status(
     gateway_commands.status(follower, watch=watch, as_json=as_json)
 
 
-@app.command(short_help="Start a gateway.")
+@app.command(short_help="Start gateways.")
 def launch(
-    follower: Follower,
+    followers: Followers = None,
+    all_of_them: All = False,
     retry_login: Annotated[
         bool,
-        typer.Option("--retry-login", help="Take one more login after a rejection or a spent budget; audited."),
+        typer.Option("--retry-login", help="Take one more login after a rejection or a spent limit; audited."),
+    ] = False,
+    override_account_lock: Annotated[
+        str | None,
+        typer.Option(
+            "--override-account-lock",
+            metavar="USER",
+            help="Take one more login although IBKR may lock this user's account for it; audited.",
+        ),
+    ] = None,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Confirm that it trades live from now on, as its record asks; audited."),
     ] = False,
 ) -> None:
-    """Start a follower's gateway; done when its process runs or its login is queued."""
+    """Start followers' gateways; done when their processes run or their logins are queued."""
     from spreadpilot_core.ibkr.service import gateway_commands
 
-    gateway_commands.launch(follower, retry_login=retry_login)
+    words = {"retry_login": retry_login, "override_account_lock": override_account_lock, "live": live}
+    gateway_commands.launch(_named(followers, all_of_them), words)
 
 
-@app.command(short_help="Stop a gateway.")
-def stop(follower: Follower) -> None:
-    """Stop a follower's gateway; only `launch` starts it again."""
+@app.command(short_help="Stop gateways.")
+def stop(
+    followers: Followers = None,
+    all_of_them: All = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="End what runs although no manager does; remembered all the same.")
+    ] = False,
+    yes: Yes = False,
+) -> None:
+    """Stop followers' gateways; only `launch` starts them again."""
+    named = _named(followers, all_of_them)
+    if offline:
+        from spreadpilot_core.ibkr.service import offline_commands
+
+        offline_commands.stop(named, yes=yes)
+    else:
+        from spreadpilot_core.ibkr.service import gateway_commands
+
+        gateway_commands.stop(named, yes=yes)
+
+
+@app.command(short_help="Start gateways anew; costs a login each.")
+def restart(followers: Followers = None, all_of_them: All = False, yes: Yes = False) -> None:
+    """Stop gateways and start them with the newest spec and secret; costs a login each."""
     from spreadpilot_core.ibkr.service import gateway_commands
 
-    gateway_commands.stop(follower)
+    gateway_commands.restart(_named(followers, all_of_them), yes=yes)
 
 
-@app.command(short_help="Start a gateway anew; costs a login.")
-def restart(follower: Follower) -> None:
-    """Stop a gateway and start it with the newest spec and secret; costs a login."""
-    from spreadpilot_core.ibkr.service import gateway_commands
-
-    gateway_commands.restart(follower)
+def _named(followers: list[str] | None, all_of_them: bool) -> list[str] | None:
+    """Who is meant; None: all."""
+    if bool(followers) is all_of_them:
+        raise typer.BadParameter("name followers, or say --all, and not both.", param_hint="FOLLOWER")
+    return list(dict.fromkeys(followers)) if followers else None
 
 
 @app.command(short_help="Replace the client connection to a gateway.")
@@ -198,6 +254,57 @@ def reconnect(follower: Follower) -> None:
     from spreadpilot_core.ibkr.service import gateway_commands
 
     gateway_commands.reconnect(follower)
+
+
+@app.command("exec", short_help="Run a program as a client of a gateway.")
+def execute(
+    follower: Follower,
+    *,
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="COMMAND", help="The program and its arguments, after `--`.", show_default=False),
+    ],
+    name: ClientName = None,
+    wait: Wait = 120.0,
+    require: Require = None,
+    restart_it: Annotated[
+        bool,
+        typer.Option("--restart", help="Start it again when its gateway was replaced, or was away when it failed."),
+    ] = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+) -> None:
+    """Run any program with IB_HOST, IB_PORT, IB_CLIENT_ID and IB_ACCOUNT set, and end as it ends; the client id is its own as long."""
+    from spreadpilot_core.ibkr.service import client_commands
+
+    client_commands.run_program(
+        follower,
+        command,
+        name=name,
+        wait=wait,
+        require=require,
+        restart=restart_it,
+        route=client_commands.route_to(url, token_file, ca_file),
+    )
+
+
+@app.command(short_help="Say where a gateway's API answers.")
+def endpoint(
+    follower: Follower,
+    *,
+    wait: Wait = 0.0,
+    url: Url = None,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    as_json: Json = False,
+) -> None:
+    """Say where a gateway's API answers, as HOST:PORT; exit code 1 and why when it is not ready."""
+    from spreadpilot_core.ibkr.service import client_commands
+
+    client_commands.endpoint(
+        follower, wait=wait, route=client_commands.route_to(url, token_file, ca_file), as_json=as_json
+    )
 
 
 @app.command(short_help="Show what a gateway prints.")
@@ -212,141 +319,75 @@ def logs(
     log_commands.logs(follower, last=last, follow=follow)
 
 
+def _moment(text: str) -> datetime:
+    from spreadpilot_core.ibkr.service.history_commands import moment
+
+    try:
+        return moment(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.") from None
+
+
+def _month(text: str) -> str:
+    from spreadpilot_core.ibkr.service.availability_commands import month
+
+    try:
+        return month(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.") from None
+
+
+@app.command(short_help="Show what happened to a gateway.")
+def history(
+    follower: Follower,
+    since: Annotated[
+        datetime | None,
+        typer.Option("--since", parser=_moment, metavar="2h|TIME", help="All since then; without it the newest 200."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what happened to a gateway, also while no manager runs."""
+    from spreadpilot_core.ibkr.service import history_commands
+
+    history_commands.history(follower, since=since, as_json=as_json)
+
+
+@app.command(short_help="Show how long gateways were ready.")
+def availability(
+    month: Annotated[
+        str | None, typer.Option("--month", parser=_month, metavar="2026-11", help="UTC; without it this month.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how long each gateway was ready in a month, inside and outside IBKR's reset hours, also while no manager runs."""
+    from spreadpilot_core.ibkr.service import availability_commands
+
+    availability_commands.availability(month=month, as_json=as_json)
+
+
 @app.command(short_help="Check everything the manager needs.")
 def doctor(as_json: Json = False) -> None:
     """Check everything the manager needs, and say what to do; changes nothing. Exit code 1 when there is a problem."""
     from spreadpilot_core.ibkr.service.doctor.command import doctor
 
     if problems := doctor(as_json=as_json):
-        fail(f"The doctor found {problems} problem{'s' if problems > 1 else ''}.")
+        fail(f"The doctor found {counted(problems, 'problem')}.")
 
 
-# ---------------------------------------------------------------------------------------------- followers
-
-
-@followers.command("list")
-def list_followers(as_json: Json = False) -> None:
-    """Show every record, also those that can't be used."""
-    from spreadpilot_core.ibkr.service import follower_commands
-
-    follower_commands.show(as_json=as_json)
-
-
-@followers.command("add")
-def add_follower(
-    follower: Follower,
-    vault_secret_ref: Annotated[
-        str, typer.Option("--vault-secret-ref", metavar="REF", help="Where its login is.", show_default=False)
-    ],
-    live: Annotated[bool, typer.Option("--live", help="Trade live; without it, paper.")] = False,
-    account: Annotated[
-        str | None, typer.Option("--account", metavar="A", help="The IBKR account that the login must manage.")
+@app.command("import", short_help="Make followers of a compose file.")
+def import_compose(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Such as docker-compose.yml.", show_default=False)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and write nothing.")] = False,
+    env_file: Annotated[
+        Path | None, typer.Option("--env-file", metavar="FILE", help="Its variables, instead of .env beside it.")
     ] = None,
-    disabled: Annotated[bool, typer.Option("--disabled", help="Add it without a gateway.")] = False,
-) -> None:
-    """Add a follower; a running manager launches its gateway."""
-    from spreadpilot_core.ibkr.service import follower_commands
-
-    follower_commands.add(follower, vault_secret_ref=vault_secret_ref, live=live, account=account, enabled=not disabled)
-
-
-@followers.command("enable")
-def enable_follower(follower: Follower) -> None:
-    """Give a follower a gateway."""
-    from spreadpilot_core.ibkr.service import follower_commands
-
-    follower_commands.set_enabled(follower, enabled=True)
-
-
-@followers.command("disable")
-def disable_follower(follower: Follower) -> None:
-    """Take a follower's gateway away; its record stays."""
-    from spreadpilot_core.ibkr.service import follower_commands
-
-    follower_commands.set_enabled(follower, enabled=False)
-
-
-@followers.command("remove")
-def remove_follower(follower: Follower) -> None:
-    """Remove a follower's record; a running manager stops its gateway."""
-    from spreadpilot_core.ibkr.service import follower_commands
-
-    follower_commands.remove(follower)
-
-
-# ---------------------------------------------------------------------------------------------- credentials
-
-
-@credentials.command("list")
-def list_credentials(as_json: Json = False) -> None:
-    """Show references, users and versions; never a password."""
-    from spreadpilot_core.ibkr.service import credential_commands
-
-    credential_commands.show(as_json=as_json)
-
-
-@credentials.command("set")
-def set_credentials(
-    ref: Reference,
-    username: Annotated[str, typer.Option("--username", metavar="U", help="The IBKR user.", show_default=False)],
-    password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking.")
-    ] = False,
-) -> None:
-    """Store a login; the password is asked for, or read from standard input."""
-    from spreadpilot_core.ibkr.service import credential_commands
-
-    credential_commands.set_login(ref, username, from_stdin=password_stdin)
-
-
-@credentials.command("remove")
-def remove_credentials(ref: Reference) -> None:
-    """Remove a login."""
-    from spreadpilot_core.ibkr.service import credential_commands
-
-    credential_commands.remove(ref)
-
-
-@credentials.command("change-key")
-def change_key(
-    passphrase_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="From now on this passphrase, instead of a key file.", show_default=False),
+    services: Annotated[
+        list[str] | None,
+        typer.Option("--service", metavar="NAME", help="This one alone, whatever its image is called; repeatable."),
     ] = None,
+    prefix: Annotated[str, typer.Option("--prefix", metavar="P", help="What each new follower's id begins with.")] = "",
 ) -> None:
-    """Seal every login anew under another key."""
-    from spreadpilot_core.ibkr.service import credential_commands
+    """Make followers, disabled, and stored logins of the gateways in a compose file; starts, stops and adopts nothing."""
+    from spreadpilot_core.ibkr.service import import_commands
 
-    credential_commands.change_key(passphrase_file)
-
-
-# ---------------------------------------------------------------------------------------------- audit
-
-
-@audit.command("show")
-def show_audit(
-    follower: Annotated[str | None, typer.Argument(metavar="[FOLLOWER]", help="Only this one's lines.")] = None,
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many lines.")] = 50,
-    as_json: Json = False,
-) -> None:
-    """Show the newest lines of the audit trail."""
-    from spreadpilot_core.ibkr.service import audit_commands
-
-    audit_commands.show(follower=follower, last=last, as_json=as_json)
-
-
-@audit.command("verify")
-def verify_audit(
-    recorded: Annotated[
-        str | None,
-        typer.Option(
-            "--recorded",
-            metavar="HASH",
-            help="A hash kept elsewhere, instead of the record store's; it must be in the chain.",
-        ),
-    ] = None,
-) -> None:
-    """Find lines that were altered, removed or cut."""
-    from spreadpilot_core.ibkr.service import audit_commands
-
-    audit_commands.verify(recorded)
+    import_commands.import_compose(file, dry_run=dry_run, env_file=env_file, services=services or (), prefix=prefix)

@@ -7,33 +7,44 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-import httpx
-
-from spreadpilot_core.ibkr.audit import actor
+from spreadpilot_core.ibkr.audit.trail import actor
 from spreadpilot_core.ibkr.errors import GatewayManagerError
-from spreadpilot_core.ibkr.service.control_address import reachable
-from spreadpilot_core.ibkr.state_dir import HOLDER
+from spreadpilot_core.ibkr.http_api.address import reachable
+from spreadpilot_core.ibkr.remote import transport
+from spreadpilot_core.ibkr.state_dir import holder_of
+from spreadpilot_core.ibkr.system.peers import ROOT, must_be_trusted
 
 _ANSWER_WITHIN = 10.0
 """Seconds for an answer that waits for nothing; commands that wait for a gateway have no limit of their own."""
+
+
+_AS_LONG_AS_IT_TAKES = 86_400
+"""Seconds that one request waits; it is asked again then."""
 
 
 class NoManagerError(GatewayManagerError):
     """Nobody serves in this state directory."""
 
     def __init__(self, state_dir: Path) -> None:
-        if (pid := _holder(state_dir)) is not None:
-            super().__init__(
-                f"The manager of {state_dir} (process {pid}) is starting or ending.", hint="Try again soon."
-            )
+        holder = holder_of(state_dir)
+        self.is_held = holder is not None
+        """Whether a manager owns the directory all the same."""
+        if holder is None:
+            hint = "`gateway-manager run` starts one; GATEWAY_MANAGER_STATE_DIR names another directory."
+            super().__init__(f"No manager is running on {state_dir}.", hint=hint)
+            return
+        who = f"The manager of {state_dir} (process {holder.pid or 'unknown'})"
+        if holder.serves:
+            super().__init__(f"{who} is starting or ending.", hint="Try again soon.")
         else:
-            super().__init__(f"No manager is running on {state_dir}.", hint="`gateway-manager run` starts one.")
+            hint = "Use that program's own calls, or leave control_socket as it is by default."
+            super().__init__(f"{who} runs inside a program that has set control_socket to false.", hint=hint)
 
 
 class SilentManagerError(GatewayManagerError):
@@ -52,17 +63,18 @@ class ControlClient:
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
-        self._http: httpx.Client | None = None
+        self._http: transport.Client | None = None
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as held:
             address = self._knock(held)
             self._http = held.enter_context(
-                httpx.Client(
-                    transport=httpx.HTTPTransport(uds=address),
-                    base_url="http://manager",
+                transport.Client(
+                    transport=transport.HTTPTransport(uds=address),
+                    base_url="http://manager/v1",
                     timeout=_ANSWER_WITHIN,
+                    limits=transport.Limits(max_connections=None, max_keepalive_connections=1),
                     headers={"Operator": quote(actor("gateway-manager"))},
                 )
             )
@@ -79,6 +91,8 @@ class ControlClient:
             address = held.enter_context(reachable(self._state_dir))
             with socket.socket(socket.AF_UNIX) as knock:  # httpx would leave a refused socket open
                 knock.connect(address)
+                # root may speak to the manager of the directory's owner
+                must_be_trusted(knock, *([self._state_dir.stat().st_uid] if os.geteuid() == ROOT else []))
         except (FileNotFoundError, ConnectionRefusedError):
             raise NoManagerError(self._state_dir) from None
         except OSError as error:
@@ -97,30 +111,61 @@ class ControlClient:
         """One snapshot."""
         return self._one("GET", _path(follower_id))
 
+    def manager(self) -> dict[str, Any]:
+        """Who serves there."""
+        return self._one("GET", "/manager")
+
     def act(self, follower_id: str, what: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """`launch`, `stop`, `restart` or `reconnect`; returns when it is done, however long that takes."""
         return self._one("POST", f"{_path(follower_id)}/{what}", body, waits=True)
 
-    def detach(self) -> int:
-        """End the manager, leave the gateways; returns its process id once it has ended."""
-        pid = int(self._one("POST", "/manager/detach")["pid"])
+    def missing_followers(self) -> list[str]:
+        """Whose records are gone while they have gateways."""
+        answer = self._ask("GET", "/followers/missing")
+        assert isinstance(answer, list)
+        return answer
+
+    def confirm_removals(self, follower_ids: list[str]) -> list[str]:
+        """Let these go; returns who is."""
+        answer = self._ask("POST", "/followers/confirm-removals", {"follower_ids": follower_ids})
+        assert isinstance(answer, list)
+        return answer
+
+    def clients(self) -> list[dict[str, Any]]:
+        """Who holds which client id."""
+        answer = self._ask("GET", "/clients")
+        assert isinstance(answer, list)
+        return answer
+
+    def availability(self, month: str) -> list[dict[str, Any]]:
+        """How long each gateway was ready in this month."""
+        answer = self._ask("GET", f"/availability?month={quote(month)}")
+        assert isinstance(answer, list)
+        return answer
+
+    def detach(self) -> dict[str, Any]:
+        """End the manager, leave the gateways; returns who that was and what it left, once it has ended."""
+        answer = self._one("POST", "/manager/detach", waits=True)
+        pid = int(answer["pid"])
         deadline = time.monotonic() + 30
-        while _holder(self._state_dir) == pid:
+        while (holder := holder_of(self._state_dir)) is not None and holder.pid == pid:
             if time.monotonic() > deadline:
                 raise SilentManagerError(
                     self._state_dir, f"process {pid} was asked to detach and has not ended in 30 s"
                 )
             time.sleep(0.05)
-        return pid
+        return answer
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Everything that happens from now on, until the manager ends."""
+    def events(self, *, after: int | None = None) -> Iterator[dict[str, Any]]:
+        """Everything that happens from now on, or after the event with this id, until the manager ends."""
         assert self._http is not None
+        headers = {"Last-Event-ID": str(after)} if after is not None else {}
+        limit = transport.Timeout(_ANSWER_WITHIN, read=None)
         try:
-            with self._http.stream("GET", "/events", timeout=httpx.Timeout(_ANSWER_WITHIN, read=None)) as response:
+            with self._http.stream("GET", "/events", headers=headers, timeout=limit) as response:
                 for line in response.iter_lines():
                     yield json.loads(line)
-        except httpx.TransportError as error:
+        except transport.TransportError as error:
             raise self._fault(error) from None
 
     # ------------------------------------------------------------------
@@ -133,24 +178,44 @@ class ControlClient:
         return answer
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, waits: bool = False) -> Any:
+        """The answer; of what takes long its end, however long that takes."""
+        response, answer = self._request(f"{path}?wait={_AS_LONG_AS_IT_TAKES}" if waits else path, method, body, waits)
+        while waits and "operation" in answer:  # it took longer still
+            path = response.headers["location"].removeprefix("/v1")
+            response, answer = self._request(f"{path}?wait={_AS_LONG_AS_IT_TAKES}", "GET", None, waits)
+        if response.is_success:
+            return answer
+        if (leader := self._leader_here(answer)) is not None:
+            with suppress(NoManagerError), ControlClient(leader) as client:  # it has ended: what was refused stays so
+                return client._ask(method, path, body, waits=waits)
+        raise RefusedByManagerError(answer["sentence"], hint=answer["hint"])
+
+    def _request(
+        self, path: str, method: str, body: Mapping[str, Any] | None, waits: bool
+    ) -> tuple[transport.Response, Any]:
         assert self._http is not None
-        limit = httpx.Timeout(_ANSWER_WITHIN, read=None if waits else _ANSWER_WITHIN)
+        limit = transport.Timeout(_ANSWER_WITHIN, read=None if waits else _ANSWER_WITHIN)
         try:
             response = self._http.request(method, path, json=body, timeout=limit)
-            answer = response.json()
-        except httpx.TransportError as error:
+            return response, response.json()
+        except transport.TransportError as error:
             raise self._fault(error) from None
         except ValueError:
             raise SilentManagerError(self._state_dir, "its answer makes no sense") from None
-        if response.is_success:
-            return answer
-        raise RefusedByManagerError(answer["sentence"], hint=answer["hint"])
 
-    def _fault(self, error: httpx.TransportError) -> GatewayManagerError:
+    def _leader_here(self, refusal: Mapping[str, Any]) -> Path | None:
+        """The state directory of the manager that acts, where this one stands by and that one is on this host."""
+        leader = refusal.get("leader") or {}
+        if leader.get("host") != socket.gethostname() or not leader.get("socket"):
+            return None
+        directory = Path(leader["socket"]).parent
+        return directory if directory != self._state_dir.absolute() else None
+
+    def _fault(self, error: transport.TransportError) -> GatewayManagerError:
         match error:
-            case httpx.ConnectError():
+            case transport.ConnectError():
                 return NoManagerError(self._state_dir)
-            case httpx.TimeoutException():
+            case transport.TimeoutException():
                 return SilentManagerError(self._state_dir, f"no answer within {_ANSWER_WITHIN:g} s")
             case _:
                 return SilentManagerError(self._state_dir, "it ended during the call")
@@ -158,15 +223,3 @@ class ControlClient:
 
 def _path(follower_id: str) -> str:
     return f"/gateways/{quote(follower_id, safe='').replace('.', '%2E')}"
-
-
-def _holder(state_dir: Path) -> int | None:
-    """The living process that owns the directory, as far as its owner's note says."""
-    try:
-        pid = int((state_dir / HOLDER).read_text().removeprefix("process ").strip())
-        os.kill(pid, 0)
-    except PermissionError:
-        return pid
-    except (OSError, ValueError):
-        return None
-    return pid

@@ -5,57 +5,81 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import typer
 
-from spreadpilot_core.ibkr.audit import AuditTrail, actor
-from spreadpilot_core.ibkr.credentials.encrypted import EncryptedCredentials
-from spreadpilot_core.ibkr.credentials.keys import Passphrase
-from spreadpilot_core.ibkr.credentials.refs import canonical_ref
+from spreadpilot_core.ibkr.audit.trail import AuditTrail, actor
+from spreadpilot_core.ibkr.credentials.courier.encoding import Controller, untypable
+from spreadpilot_core.ibkr.credentials.sources.encrypted.keys import Passphrase
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialStoreError
-from spreadpilot_core.ibkr.records import shown_version
+from spreadpilot_core.ibkr.model.records import shown_version
+from spreadpilot_core.ibkr.model.secret_refs import canonical_ref
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.state_dir import make_private
+from spreadpilot_core.ibkr.system.local_time import local_time
 
 _LONGEST = 64 * 1024
+_TYPABLE = "x"
+"""A password that every controller can type."""
+_BELOW = {"ORIGIN": "from", "WRITTEN": "of", "VERSION": "version", "USER": "user"}
+"""What moves below a login where the terminal is too narrow."""
 
 
 def show(*, as_json: bool) -> None:
     """Print every entry."""
-    rows = [asdict(entry) for entry in _store(Settings.read()).list()]
+    rows = [asdict(entry) for entry in open_store(Settings.read()).list()]
     if as_json:
         tables.print_json(rows)
     elif rows:
-        headings = [name.upper() for name in rows[0]]
-        shown = [row | {"version": shown_version(row["version"])} for row in rows]
-        tables.console().print(tables.table(headings, [list(row.values()) for row in shown]))
+        headings = [name.removesuffix("_at").upper() for name in rows[0]]
+        shown = [
+            row | {"version": shown_version(row["version"]), "written_at": local_time(row["written_at"])}
+            for row in rows
+        ]
+        tables.console().print(tables.table(headings, [list(row.values()) for row in shown], below=_BELOW))
     else:
         print("No credentials. `gateway-manager credentials set` stores some.")
 
 
 def set_login(ref: str, username: str, *, from_stdin: bool) -> None:
     """Store a login under a new version."""
-    password = _from_stdin() if from_stdin else _by_prompt()
     settings = Settings.read()
-    make_private(settings.state_dir)
-    trail = AuditTrail(settings.state_dir)
-    trail.ready()
-    version = _store(settings).set(ref, username, password)
     path = canonical_ref(ref, mount=settings.vault_mount)
+    _checked(username, _TYPABLE)  # before anybody types a password
+    password = _from_stdin() if from_stdin else _by_prompt()
+    limits = _checked(username, password)
+    trail = _trail(settings)
+    version = open_store(settings).set(ref, username, password)
     trail.append("set", who=actor("gateway-manager"), ref=path, version=version.version, source="stored")
     print(f"{path} holds the login of {username}, version {version.shown}.")
+    for sentence in limits:
+        print(sentence, file=sys.stderr)
+
+
+def _checked(username: str, password: str) -> list[str]:
+    """A sentence for a controller that can't type this login; raises `CredentialsRefusedError` when none of them can."""
+    reasons = untypable(username, password)
+    typing = [each for each in get_args(Controller) if each not in reasons]
+    if not typing:
+        why = next(iter(reasons.values()))
+        raise CredentialsRefusedError(f"{why[0].upper()}{why[1:]}.", hint="Nothing was stored.")
+    return [
+        f"Images with {each} can't type it: {why}. Those with {' or '.join(typing)} can."
+        for each, why in reasons.items()
+    ]
 
 
 def remove(ref: str) -> None:
     """Remove a login."""
     settings = Settings.read()
-    store = _store(settings)
+    store = open_store(settings)
     path = canonical_ref(ref, mount=settings.vault_mount)
     if path not in {entry.ref for entry in store.list()}:
         raise CredentialsRefusedError(f"There are no credentials {path} in {store.path}.")
-    trail = AuditTrail(settings.state_dir)
-    trail.ready()
+    trail = _trail(settings)
     store.remove(ref)
     trail.append("remove", who=actor("gateway-manager"), ref=path, source="stored")
     print(f"{path} was removed.")
@@ -64,11 +88,10 @@ def remove(ref: str) -> None:
 def change_key(passphrase_file: Path | None) -> None:
     """Seal everything anew: under a new key in the same key file, or under a passphrase."""
     settings = Settings.read()
-    store = _store(settings)
+    store = open_store(settings)
     if not store.path.exists():
         raise CredentialStoreError(f"There are no stored credentials in {settings.state_dir}, and so no key to change.")
-    trail = AuditTrail(settings.state_dir)
-    trail.ready()
+    trail = _trail(settings)
     store.rotate_key(Passphrase(passphrase_file) if passphrase_file else None)
     trail.append("change-key", who=actor("gateway-manager"), source="stored")
     print(f"The credentials in {store.path} are sealed anew.")
@@ -79,7 +102,16 @@ def change_key(passphrase_file: Path | None) -> None:
         print("Copies of the old key are of no use any more; keep a copy of the new one.")
 
 
-def _store(settings: Settings) -> EncryptedCredentials:
+def _trail(settings: Settings) -> AuditTrail:
+    """The audit trail, ready to be written to: in a directory of this user, so that no other has to read what this one made."""
+    make_private(settings.state_dir)
+    trail = AuditTrail(settings.state_dir)
+    trail.ready()
+    return trail
+
+
+def open_store(settings: Settings) -> EncryptedCredentials:
+    """The encrypted store that the settings name; a key that it makes is told on standard error."""
     return EncryptedCredentials.at(
         settings.state_dir,
         key_file=settings.credentials_key_file,

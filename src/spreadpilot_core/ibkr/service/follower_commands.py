@@ -1,15 +1,25 @@
-"""`followers …`: the local store's file, seen and edited; a running manager notices by itself."""
+"""`followers …`: the local store's file, seen, checked and edited; a running manager notices by itself."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
-from spreadpilot_core.ibkr.errors import GatewayManagerError
-from spreadpilot_core.ibkr.protocols import Follower
+from spreadpilot_core.ibkr.errors import FollowerEditError, GatewayManagerError
+from spreadpilot_core.ibkr.model.followers import Follower, FollowerId, TradingMode
 from spreadpilot_core.ibkr.service import tables
+from spreadpilot_core.ibkr.service.asking import confirm, confirm_live
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store import followers_file
+from spreadpilot_core.ibkr.settings_sources import HIDDEN
+from spreadpilot_core.ibkr.store.local import followers_file
+from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.system.printable import one_line
+from spreadpilot_core.ibkr.system.wording import counted
+
+_BELOW = {"FAULT": "", "VAULT_SECRET_REF": "secret", "STATE": "state", "ENABLED": "enabled", "ACCOUNT": "account"}
+"""What moves below a record where the terminal is too narrow."""
 
 
 class ForeignStoreError(GatewayManagerError):
@@ -24,15 +34,18 @@ class ForeignStoreError(GatewayManagerError):
 
 def show(*, as_json: bool) -> None:
     """Print every record of the file."""
-    roster = followers_file.list_followers(_file())
+    settings = Settings.read()
+    roster = followers_file.list_followers(followers_file_of(settings), ports=settings.host_ports)
     rows = [_row(follower) for follower in roster.usable.values()]
     rows += [{"id": faulty.id, "fault": faulty.fault} for faulty in roster.faulty.values()]
     if as_json:
         tables.print_json(rows)
     elif rows:
-        columns = ("id", "enabled", "state", "trading_mode", "account", "vault_secret_ref", "fault")
+        columns = ("id", "mode", "enabled", "state", "account", "vault_secret_ref", "fault")
+        shown = [row | {"mode": tables.mode(row.get("trading_mode"))} for row in rows]
         headings = [column.upper() for column in columns]
-        tables.console().print(tables.table(headings, [[row.get(column) for column in columns] for row in rows]))
+        cells = [[row.get(column) for column in columns] for row in shown]
+        tables.console().print(tables.table(headings, cells, below=_BELOW))
     else:
         print("No followers. `gateway-manager followers add` adds one.")
 
@@ -40,26 +53,105 @@ def show(*, as_json: bool) -> None:
 def add(follower: str, *, vault_secret_ref: str, live: bool, account: str | None, enabled: bool) -> None:
     """Append one."""
     followers_file.add_follower(
-        _file(), follower, vault_secret_ref=vault_secret_ref, live=live, account=account, enabled=enabled
+        followers_file_of(), follower, vault_secret_ref=vault_secret_ref, live=live, account=account, enabled=enabled
     )
     print(f"{follower} was added, {'live' if live else 'paper'}, {'enabled' if enabled else 'disabled'}.")
 
 
 def set_enabled(follower: str, *, enabled: bool) -> None:
     """Enable or disable one."""
-    followers_file.set_enabled(_file(), follower, enabled=enabled)
+    followers_file.set_enabled(followers_file_of(), follower, enabled=enabled)
     print(f"{follower} is {'enabled' if enabled else 'disabled'}.")
 
 
-def remove(follower: str) -> None:
+def remove(follower: str, *, yes: bool) -> None:
     """Take one out."""
-    followers_file.remove_follower(_file(), follower)
+    path = followers_file_of()
+    known = followers_file.list_followers(path).usable.get(FollowerId(follower))
+    is_live = known is not None and known.trading_mode is TradingMode.LIVE
+    confirm_live("Remove it, so that its gateway is logged out", [follower] if is_live else [], yes=yes)
+    followers_file.remove_follower(path, follower)
     print(f"{follower} was removed.")
 
 
-def _file() -> Path:
+def set_fields(follower: str, changes: list[str]) -> None:
+    """Change fields, each said as KEY=VALUE."""
     settings = Settings.read()
-    if not settings.store.startswith("local:"):
+    wanted = dict(_change(follower, each) for each in changes)
+    faulty = followers_file.set_fields(followers_file_of(settings), follower, wanted, ports=settings.host_ports)
+    print(f"{follower} was changed: {', '.join(wanted)}.")
+    for name, fault in faulty.items():
+        print(one_line(f"Beside it, {name} can't be used: {fault}"), file=sys.stderr)
+
+
+def _change(follower: str, said: str) -> tuple[str, Any]:
+    name, equals, value = said.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        raise FollowerEditError(
+            f"{follower} can't be changed so: {said!r} is no KEY=VALUE.", hint="Write it like account=U1234567."
+        )
+    if name == "notify_urls" and value:
+        raise FollowerEditError(
+            f"{follower} can't be changed so: notify_urls holds secrets, which a command line shows to every user of this host.",
+            hint=f"Write it into {followers_file.FILE_NAME} by hand.",
+        )
+    return name, _value(name, value)
+
+
+def _value(name: str, said: str) -> Any:
+    """What is said on a command line, as the file holds it; None takes it out."""
+    if not said:
+        return None
+    if name == "enabled" or name.startswith("gateway."):
+        if said in ("true", "false"):
+            return said == "true"
+        if said.isascii() and said.removeprefix("-").isdigit():
+            return int(said)
+    return said
+
+
+def check(file: Path | None) -> int:
+    """Print what is wrong with each record of `file`, or of those that the manager reads; returns how many can't be used."""
+    settings = Settings.read()
+    roster = (
+        asyncio.run(store(settings).read_roster(settings))
+        if file is None
+        else followers_file.check_file(file, ports=settings.host_ports)
+    )
+    for faulty in roster.faulty.values():
+        print(one_line(f"{faulty.id}: {faulty.fault}"))
+    for name, notices in roster.notices.items():
+        for notice in notices:
+            print(one_line(f"{name}: {notice}"))
+    print(f"{counted(len(roster.usable), 'record')} can be used.")
+    return len(roster.faulty)
+
+
+def confirm_removals(*, yes: bool) -> None:
+    """Have the running manager let those go whose records are gone."""
+    from spreadpilot_core.ibkr.service.client import ControlClient
+
+    with ControlClient(Settings.read().state_dir) as client:
+        missing = client.missing_followers()
+        if not missing:
+            print("No follower with a gateway has lost its record.")
+            return
+        print(f"{'Its record is' if len(missing) == 1 else 'Their records are'} gone: {', '.join(missing)}.")
+        confirm(f"Stop {counted(len(missing), 'gateway')}?", yes=yes)
+        gone = client.confirm_removals(missing)
+    if not gone:
+        print("What was gone is back; nobody is stopped.")
+    elif len(gone) == 1:
+        print(f"The gateway of {gone[0]} is being stopped.")
+    else:
+        print(f"The gateways of {', '.join(gone)} are being stopped.")
+
+
+def followers_file_of(settings: Settings | None = None) -> Path:
+    """The file that the settings name. Raises `ForeignStoreError` where the followers are in another store."""
+    settings = settings or Settings.read()
+    if not settings.store_is_local:
         raise ForeignStoreError(settings.store)
     return settings.local_store_dir / followers_file.FILE_NAME
 
@@ -74,6 +166,9 @@ def _row(follower: Follower) -> dict[str, Any]:
         "account": follower.account,
         "phone_owner": follower.phone_owner,
         "region": follower.region,
+        "exchange": follower.exchange,
+        "notify_urls": HIDDEN if follower.notify_urls is not None else None,
+        "notify_min_severity": follower.notify_min_severity.value if follower.notify_min_severity is not None else None,
         "gateway": follower.gateway.model_dump(exclude_none=True),
         "fault": None,
     }

@@ -7,19 +7,23 @@ shown as it is but for characters that would do something to the terminal, and v
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
 
-from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError
-from spreadpilot_core.ibkr.protocols import Gateway, RuntimeState
-from spreadpilot_core.ibkr.runtimes.looking import Onlooker, onlooker
-from spreadpilot_core.ibkr.service.reading import read_records
+from spreadpilot_core.ibkr.errors import (
+    GatewayManagerError,
+    RuntimeUnavailableError,
+    StoreUnavailableError,
+    UnknownFollowerError,
+)
+from spreadpilot_core.ibkr.model.gateways import Gateway
+from spreadpilot_core.ibkr.runtimes.reader import RuntimeReader
+from spreadpilot_core.ibkr.runtimes.registry import reader
+from spreadpilot_core.ibkr.service.reading import known_followers
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.telemetry import MASK, set_up_logs
-
-_ALIVE = (RuntimeState.RUNNING, RuntimeState.PAUSED)
-_NAMED_PASSWORD = re.compile(r"(?i)(\w*(?:password|passwd|passphrase)\w*\s*[=:]\s*)\S.*")
+from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.system.printable import printable
+from spreadpilot_core.ibkr.telemetry import set_up_logs, without_named_passwords
 
 
 class NoLinesError(GatewayManagerError):
@@ -45,6 +49,10 @@ async def _logs(settings: Settings, follower_id: str, *, last: int, follow: bool
         away = error
     words = await _last_words(settings, follower_id)
     if not words:
+        with suppress(StoreUnavailableError):
+            known = await known_followers(settings)
+            if follower_id not in known:
+                raise UnknownFollowerError(follower_id, known)
         raise away or NoLinesError(follower_id)
     for line in words[-last:]:
         _print(line)
@@ -52,14 +60,14 @@ async def _logs(settings: Settings, follower_id: str, *, last: int, follow: bool
 
 async def _print_living(settings: Settings, follower_id: str, *, last: int, follow: bool) -> bool:
     """Whether anything was there to print."""
-    async with onlooker(settings) as looking:
-        gateway = _newest([each for each in await looking.find() if each.follower_id == follower_id])
-        return gateway is not None and await _print_all(looking, gateway, last=last, follow=follow)
+    async with reader(settings) as runtime_reader:
+        gateway = _newest([each for each in await runtime_reader.list() if each.follower_id == follower_id])
+        return gateway is not None and await _print_all(runtime_reader, gateway, last=last, follow=follow)
 
 
-async def _print_all(looking: Onlooker, gateway: Gateway, *, last: int, follow: bool) -> bool:
+async def _print_all(runtime_reader: RuntimeReader, gateway: Gateway, *, last: int, follow: bool) -> bool:
     printed = False
-    async with aclosing(looking.lines(gateway, last=last, follow=follow)) as lines:
+    async with aclosing(runtime_reader.lines(gateway, last=last, follow=follow)) as lines:
         async for line in lines:
             _print(line)
             printed = True
@@ -68,11 +76,11 @@ async def _print_all(looking: Onlooker, gateway: Gateway, *, last: int, follow: 
 
 def _newest(gateways: Sequence[Gateway]) -> Gateway | None:
     """The one that lives, where a dead one was not removed yet."""
-    return max(gateways, key=lambda each: (each.state in _ALIVE, str(each.started_at or "")), default=None)
+    return max(gateways, key=lambda each: (each.phase.is_alive, str(each.started_at or "")), default=None)
 
 
 async def _last_words(settings: Settings, follower_id: str) -> list[str]:
-    records = await read_records(settings) or {}
+    records = (await store(settings).read_records(settings)).usable
     record = next((each for each in records.values() if each.follower_id == follower_id), None)
     return record.last_words.splitlines() if record is not None and record.last_words else []
 
@@ -83,5 +91,4 @@ def _print(line: str) -> None:
 
 def shown(line: str) -> str:
     """The line as a terminal may have it."""
-    plain = "".join(each if each.isprintable() or each == "\t" else "\N{REPLACEMENT CHARACTER}" for each in line)
-    return _NAMED_PASSWORD.sub(rf"\g<1>{MASK}", plain)
+    return without_named_passwords(printable(line, keep="\t"))

@@ -1,8 +1,8 @@
 """`gateway-manager run`: one manager as a service, from its start to a completed SIGTERM.
 
-    start -> control socket -> wait for a signal or `detach` -> stop (or detach) -> exit code
+    start -> wait for a signal or `gateway-manager detach` -> stop (or detach) -> exit code
 
-SIGTERM and Ctrl-C do what `on_sigterm` says. A second signal hurries: what was asked to close is killed. A third one
+SIGTERM and Ctrl-C do what `on_exit` says. A second signal hurries: what was asked to close is killed. A third one
 ends the process as it is; the next manager finds what is left. It knows the manager's public API and nothing below it.
 """
 
@@ -16,16 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import structlog
-
 from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
-from spreadpilot_core.ibkr.service.control import control_app
-from spreadpilot_core.ibkr.service.control_server import ControlServer
+from spreadpilot_core.ibkr.instrumentation.setup import set_up_sdk
+from spreadpilot_core.ibkr.service.systemd import Systemd
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.telemetry import set_up_logs
+from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.telemetry import get_logger, set_up_logs
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _KILLED_BY_US = 70
@@ -35,7 +34,7 @@ _COLLECT_AFTER = 10_000
 
 
 def run(**settings: Any) -> None:
-    """Serve until the end, with these settings and those of the environment.
+    """Serve until the end, with these settings and those of the environment; `OTEL_*` variables set OpenTelemetry's SDK up.
 
     Raises:
         GatewayManagerError: it could not start, or could not end as it should.
@@ -43,11 +42,12 @@ def run(**settings: Any) -> None:
     known = Settings.read(**settings)
     set_up_logs(form=known.log_format, level=known.log_level)
     gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
-    asyncio.run(Service(GatewayManager(**settings)).run())
+    with set_up_sdk():
+        asyncio.run(Service(GatewayManager(**settings)).run())
 
 
 class Service:
-    """One manager, its control socket and the process's signals."""
+    """One manager and the process's signals."""
 
     def __init__(self, manager: GatewayManager) -> None:
         self._manager = manager
@@ -60,21 +60,25 @@ class Service:
         with self._heeding_signals():
             await self._manager.start()
             settings = self._manager.settings
-            app = control_app(self._manager, detach=self.detach)
+            watching, systemd = Tasks("service"), Systemd()
             try:
-                async with ControlServer(app, settings.state_dir):
-                    log.info(
-                        "manager started", state_dir=str(settings.state_dir), store=settings.store, pid=os.getpid()
-                    )
-                    await self._end.wait()
-                    await self._finish()
+                watching.begin("see a detach", self._see_detach())
+                watching.begin("feed the watchdog", systemd.feed_watchdog(), then=lambda _: None)
+                systemd.started()
+                log.info("manager started", state_dir=str(settings.state_dir), store=settings.store, pid=os.getpid())
+                await self._end.wait()
+                systemd.ending()
+                await self._finish()
             except BaseException:
-                await self._manager.detach()  # a defect of ours is no reason to log anybody out
+                await self._manager.detach(wait=0)  # a defect of ours is no reason to log anybody out
                 raise
+            finally:
+                await watching.cancel()
             log.info("manager ended", how=self._how)
 
-    def detach(self) -> None:
-        """End soon and leave the gateways; returns at once."""
+    async def _see_detach(self) -> None:
+        """A command ends the manager itself."""
+        await self._manager.until_ended()
         if not self._end.is_set():
             self._how = "detach"
             self._end.set()
@@ -100,9 +104,9 @@ class Service:
 
     def _signalled(self, number: signal.Signals) -> None:
         self._signals += 1
-        log.info("signal", signal=number.name, before=self._signals - 1)
+        log.info("asked to end" if self._signals == 1 else "asked to hurry", signal=number.name)
         if self._signals == 1:
-            self._how = self._manager.settings.on_sigterm if not self._end.is_set() else self._how
+            self._how = self._manager.settings.on_exit if not self._end.is_set() else self._how
             self._end.set()
         elif self._signals == 2:  # noqa: PLR2004  # the second one
             self._manager.hurry()

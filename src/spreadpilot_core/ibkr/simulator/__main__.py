@@ -65,7 +65,7 @@ def _make_parser() -> _Parser:
     parser.add_argument("--live", action="store_true", help="a live login, with a phone approval and no disclaimer")
     parser.add_argument("--read-only", action="store_true", help="the API refuses orders")
     parser.add_argument(
-        "--dialect", choices=("ibcontroller", "ibc"), default="ibcontroller", help="whose log it prints"
+        "--controller", choices=("ibcontroller", "ibc"), default="ibcontroller", help="whose log it prints"
     )
     parser.add_argument(
         "--timings", choices=tuple(_TIMINGS), default="fast", help="how long a login takes (%(default)s)"
@@ -90,7 +90,7 @@ def _make_gateway(given: argparse.Namespace) -> SimulatedGateway:
     return SimulatedGateway(
         accounts=given.account or ["U1234567" if given.live else "DU1234567"],
         trading_mode="live" if given.live else "paper",
-        dialect=given.dialect,
+        controller=given.controller,
         host=given.host,
         port=given.port,
         script=Script.from_json([_make_lap(given.fault)]),

@@ -12,6 +12,7 @@ in the settings directory, so that the follower's next container goes on there. 
     SIMULATOR_TIMINGS           `fast` (the default), `real`, or a factor on the real ones
     SIMULATOR_SERVER_VERSION    what the API server offers; 178
     SIMULATOR_PASSWORD_SHA256   the right password's hash; any password is right otherwise
+    SIMULATOR_RESET_HOURS       when its IBKR resets, as "America/New_York 23:45-00:45"; not at all otherwise
     SIMULATOR_OLD_CONTROLLER    `yes`: an ibcontroller before 0.1.4, which does not understand a rejected password
 """
 
@@ -33,6 +34,7 @@ from typing import Any
 
 from spreadpilot_core.ibkr.simulator.gateway import SimulatedGateway
 from spreadpilot_core.ibkr.simulator.image_rules import Order, Refused, read_order
+from spreadpilot_core.ibkr.simulator.login_book import LoginBook
 from spreadpilot_core.ibkr.simulator.script import Script, Timings
 
 CONTROL_SOCKET = Path("/tmp/gateway-simulator.sock")  # noqa: S108  # the container's own
@@ -86,16 +88,18 @@ class ImageLife:
         self._given = environment.get("SIMULATOR_SCRIPT")
         self._script = self._script_to_play()
         self._kept = ""
+        logins = LoginBook(order.settings_dir)
         self._gateway = SimulatedGateway(
             accounts=_accounts(environment.get("SIMULATOR_ACCOUNTS"), order),
             user=order.user,
             trading_mode=order.trading_mode,
-            dialect=order.dialect,
+            controller=order.controller,
             host="0.0.0.0",
             port=_PUBLISHED[order.trading_mode],
             script=self._script,
             timings=_timings(environment.get("SIMULATOR_TIMINGS", "fast")),
             on_line=self._say,
+            on_typed=lambda: logins.note(order.user, container=socket.gethostname()),
             settings_dir=order.settings_dir,
             server_version=int(environment.get("SIMULATOR_SERVER_VERSION", "178")),
             read_only=order.read_only,
@@ -105,6 +109,7 @@ class ImageLife:
             relogin_after_missed=order.relogin_after_missed,
             missed_action=order.missed_action,
             password_sha256=environment.get("SIMULATOR_PASSWORD_SHA256") or None,
+            reset_hours=environment.get("SIMULATOR_RESET_HOURS", ""),
             old_controller=environment.get("SIMULATOR_OLD_CONTROLLER") == "yes",
         )
 
@@ -175,7 +180,7 @@ class ImageLife:
             "user": self._order.user,
             "password_sha256": self._digest,
             "trading_mode": self._order.trading_mode,
-            "dialect": self._order.dialect,
+            "controller": self._order.controller,
             "api_is_open": self._gateway.api_is_open,
         }
 

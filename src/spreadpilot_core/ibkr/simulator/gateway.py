@@ -22,7 +22,7 @@ from spreadpilot_core.ibkr.simulator.api_server import ApiServer
 from spreadpilot_core.ibkr.simulator.controllers.ibc import IbcContainer
 from spreadpilot_core.ibkr.simulator.controllers.ibcontroller import IbcontrollerContainer
 from spreadpilot_core.ibkr.simulator.machine import Killed, Machine
-from spreadpilot_core.ibkr.simulator.outer_port import OuterPort
+from spreadpilot_core.ibkr.simulator.outer_port import OuterPort, PublishedPort
 from spreadpilot_core.ibkr.simulator.script import Lap, Script, Timings
 from spreadpilot_core.ibkr.simulator.setup import Setup
 from spreadpilot_core.ibkr.simulator.switches import SWITCHES
@@ -39,6 +39,10 @@ def _ignore(_line: str) -> None:
     pass
 
 
+def _count_nothing() -> None:
+    pass
+
+
 class SimulatedGateway:
     """A gateway for one IBKR user; `run` once."""
 
@@ -48,12 +52,13 @@ class SimulatedGateway:
         accounts: Sequence[str],
         user: str = "simulated",
         trading_mode: str = "paper",
-        dialect: str = "ibcontroller",
+        controller: str = "ibcontroller",
         host: str = "127.0.0.1",
         port: int = 0,
         script: Script | None = None,
         timings: Timings = Timings.FAST,
         on_line: Callable[[str], None] = _ignore,
+        on_typed: Callable[[], None] = _count_nothing,
         settings_dir: Path | None = None,
         server_version: int = 178,
         read_only: bool = False,
@@ -64,7 +69,9 @@ class SimulatedGateway:
         missed_action: str = "exit",
         old_controller: bool = False,
         password_sha256: str | None = None,
+        reset_hours: str = "",
         seed: int | None = None,
+        make_port: Callable[[ApiServer, Callable[[], None]], PublishedPort] = OuterPort,
     ) -> None:
         """Make one; nothing happens until `bind` or `run`.
 
@@ -72,12 +79,13 @@ class SimulatedGateway:
             accounts: IBKR account numbers that the login manages, at least one.
             user: The IBKR user name; empty counts as missing credentials.
             trading_mode: `paper` (a disclaimer after the login) or `live` (a second factor during it).
-            dialect: Which controller types the login: `ibc` or `ibcontroller`.
+            controller: Which controller types the login: `ibc` or `ibcontroller`.
             host: Address that the published port is bound to.
             port: The published port; 0 takes a free one.
             script: What goes wrong, one lap for each start of the program; it is used up as they happen.
             timings: How long things take.
             on_line: Takes each line of the container's log, without its line end.
+            on_typed: Called when credentials were typed, before their answer.
             settings_dir: Outlives the container; None forgets everything between two gateways.
             server_version: API server version, 157 to 178.
             read_only: Whether the API refuses orders.
@@ -88,13 +96,16 @@ class SimulatedGateway:
             missed_action: `exit` or `restart`, what ibcontroller (and IBC in part) does after a missed second factor.
             old_controller: Whether ibcontroller is older than 0.1.4, which doesn't understand a rejected password.
             password_sha256: Hash of the one right password, hexadecimal; None takes any that isn't empty.
+            reset_hours: When its IBKR resets, as "America/New_York 23:45-00:45", several by commas: it is closed as they begin
+                (exit code 0), and a login in them is dropped without an answer.
             seed: Makes market prices repeatable.
+            make_port: Makes the published port in front of the API; it is told what to do when it lets nobody in.
 
         Raises:
             ValueError: A value is not one of those allowed; the sentence says which are.
         """
-        if dialect not in _CONTROLLERS:
-            raise ValueError(f"dialect is {dialect!r}, but must be one of {', '.join(_CONTROLLERS)}")
+        if controller not in _CONTROLLERS:
+            raise ValueError(f"controller is {controller!r}, but must be one of {', '.join(_CONTROLLERS)}")
         setup = Setup(
             user=user,
             trading_mode=trading_mode,
@@ -107,6 +118,7 @@ class SimulatedGateway:
             missed_action=missed_action,
             old_controller=old_controller,
             password_sha256=password_sha256,
+            reset_hours=reset_hours,
             settings_dir=settings_dir,
         )
         self.api = ApiServer(
@@ -117,7 +129,7 @@ class SimulatedGateway:
             on_client_gone=self._tell_client_gone,
         )
         self._address = (host, port)
-        self._port = OuterPort(self.api, on_refused=self._tell_refused)
+        self._port = make_port(self.api, self._tell_refused)
         self._machine = Machine(
             setup=setup,
             script=script if script is not None else Script(),
@@ -125,9 +137,10 @@ class SimulatedGateway:
             api=self.api,
             port=self._port,
             on_line=on_line,
+            on_typed=on_typed,
             on_login=self._schedule,
         )
-        self._controller = _CONTROLLERS[dialect](self._machine)
+        self._controller = _CONTROLLERS[controller](self._machine)
 
     @property
     def port(self) -> int:

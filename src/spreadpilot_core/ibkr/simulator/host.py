@@ -34,6 +34,7 @@ from spreadpilot_core.ibkr.simulator.engine.files import LOG, Address, HostFiles
 from spreadpilot_core.ibkr.simulator.engine.language import LONGEST_LINE
 from spreadpilot_core.ibkr.simulator.engine.operations import Operations
 from spreadpilot_core.ibkr.simulator.engine.service import Service
+from spreadpilot_core.ibkr.simulator.login_book import LoginBook
 
 _LINGER = 5.0
 """Seconds without container and client after which a host ends: long enough for a manager's restart."""
@@ -60,7 +61,7 @@ class Host:
         self._linger = linger
         self._id = secrets.token_hex(8)
         self._asked_to_end = asyncio.Event()
-        self._engine = Engine(files.directory)
+        self._engine = Engine(files.directory, LoginBook(files.directory))
         operations = Operations(files.directory, self._id)
         self._service = Service(self._engine, operations, host=self._id, end=self._asked_to_end.set)
 
@@ -143,9 +144,12 @@ def _serve(files: HostFiles, linger: float, *, ready: Callable[[], None]) -> Non
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    handler = logging.handlers.RotatingFileHandler(
-        files.directory / LOG, maxBytes=1 << 20, backupCount=1, delay=True, encoding="utf-8"
-    )
+    place = files.directory / LOG
+    handler: logging.Handler = logging.NullHandler()
+    if place.is_file() or not place.exists():  # a FIFO keeps its writer for ever
+        handler = logging.handlers.RotatingFileHandler(
+            place, maxBytes=1 << 20, backupCount=1, delay=True, encoding="utf-8"
+        )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
 
     async def live() -> None:

@@ -52,7 +52,7 @@ class Refused(Exception):  # noqa: N818  # what the image does, not a fault of t
 class Order:
     """What the container was asked to be; `password` is what IBKR's login form receives."""
 
-    dialect: str
+    controller: str
     user: str
     password: str
     trading_mode: str
@@ -65,7 +65,7 @@ class Order:
     settings_dir: Path
 
     def __repr__(self) -> str:
-        return f"Order({self.dialect}, {self.user}, {self.trading_mode})"
+        return f"Order({self.controller}, {self.user}, {self.trading_mode})"
 
 
 def read_order(environment: Mapping[str, str]) -> Order:
@@ -99,7 +99,7 @@ def _ibc(given: Mapping[str, str]) -> Order:
     if action not in _ACTIONS:
         raise Refused(1105 % 256, *banner, f"IBC: ExistingSessionDetectedAction setting invalid: {action}")
     return Order(
-        dialect=IBC,
+        controller=IBC,
         user=properties["IbLoginId"],
         password=properties["IbPassword"],
         trading_mode=mode,
@@ -189,7 +189,7 @@ def _controller_order(given: Mapping[str, str], mode: str, settings: Path, time_
         raise Refused(78, "error: credentials not found")
     heap = given.get("IBC_JAVA_HEAP_SIZE", "768m")
     order = Order(
-        dialect=IBCONTROLLER,
+        controller=IBCONTROLLER,
         user=filled(user, {"program": "gateway", "trading_mode": mode, "userid": user}),
         password=filled(password, {"program": "gateway", "trading_mode": mode, "userid": user}),
         trading_mode=mode,

@@ -18,10 +18,10 @@ from datetime import datetime
 from typing import NoReturn
 from zoneinfo import ZoneInfo
 
-from spreadpilot_core.ibkr.simulator import notices
+from spreadpilot_core.ibkr.simulator import notices, reset_hours
 from spreadpilot_core.ibkr.simulator.api_server import ApiServer
 from spreadpilot_core.ibkr.simulator.faults import Arguments
-from spreadpilot_core.ibkr.simulator.outer_port import OuterPort
+from spreadpilot_core.ibkr.simulator.outer_port import PublishedPort
 from spreadpilot_core.ibkr.simulator.restarts import Restarts
 from spreadpilot_core.ibkr.simulator.script import Lap, Script, Timings
 from spreadpilot_core.ibkr.simulator.setup import Setup
@@ -65,8 +65,9 @@ class Machine:
         script: Script,
         timings: Timings,
         api: ApiServer,
-        port: OuterPort,
+        port: PublishedPort,
         on_line: Callable[[str], None],
+        on_typed: Callable[[], None],
         on_login: Callable[[Lap], None],
     ) -> None:
         self.setup = setup
@@ -83,6 +84,8 @@ class Machine:
         self.credentials_right = False
         self.usable = asyncio.Event()
         """Set while an API client is served as it should be."""
+        self.tell_typed = on_typed
+        """Credentials are on their way to IBKR."""
         self._on_line = on_line
         self._on_login = on_login
         self._zone = ZoneInfo(setup.time_zone)
@@ -114,6 +117,14 @@ class Machine:
         """
         for line in (scene.format(blank=" ", **values) if values else scene).splitlines():
             self._on_line(stamped(line, self.now()))
+
+    def resets(self) -> bool:
+        """Whether its IBKR resets now: a login is dropped without an answer."""
+        return reset_hours.are_now(self.setup.reset_hours, self.now())
+
+    def seconds_to_reset(self) -> float | None:
+        """Until its IBKR closes it."""
+        return reset_hours.seconds_to_next(self.setup.reset_hours, self.now())
 
     # ------------------------------------------------------------------ time and what happens meanwhile
 

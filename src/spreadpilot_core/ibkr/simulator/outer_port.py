@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from typing import Protocol
 
 from spreadpilot_core.ibkr.simulator.api_server import ApiServer
 
@@ -19,10 +20,33 @@ _AFTER_A_FAILED_ACCEPT = 0.05
 """Seconds."""
 
 
+class PublishedPort(Protocol):
+    """What a gateway needs of its port."""
+
+    is_open: bool
+    """Whether the API behind the port is open."""
+
+    @property
+    def number(self) -> int:
+        """The port's number; 0 when not bound."""
+
+    def bind(self, host: str, port: int) -> int:
+        """Take the port (0: any free one) and give its number. Raises `OSError` when it is taken; bound already: fine."""
+
+    def resume(self) -> None:
+        """Accept connections (again), as long as the port is bound."""
+
+    def pause(self) -> None:
+        """Accept nothing; who connects meanwhile waits."""
+
+    async def close(self) -> None:
+        """Give the port up and end every connection; later connects are refused."""
+
+
 class OuterPort:
     """One listener; hands accepted connections to the API while that is open, and closes them at once while it is not."""
 
-    def __init__(self, api: ApiServer, *, on_refused: Callable[[], None]) -> None:
+    def __init__(self, api: ApiServer, on_refused: Callable[[], None]) -> None:
         self.is_open = False
         """Whether the API behind the port is open."""
         self._api = api

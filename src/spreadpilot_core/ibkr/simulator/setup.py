@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spreadpilot_core.ibkr.simulator import reset_hours
+
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "trading_mode": ("paper", "live"),
     "existing_session_action": ("primary", "primaryoverride", "secondary", "manual"),
@@ -36,6 +38,8 @@ class Setup:
     """The right password's hash, hexadecimal; None: any password is right that isn't empty."""
     old_controller: bool = False
     """Whether its ibcontroller is older than 0.1.4: it doesn't understand a rejection, and every failure exits with 1."""
+    reset_hours: str = ""
+    """When its IBKR resets, as "America/New_York 23:45-00:45", several by commas."""
     settings_dir: Path | None = None
     """Survives the container; holds the token of a nightly restart while one is under way."""
 
@@ -43,6 +47,7 @@ class Setup:
         for name, allowed in _WORDS.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(allowed)}")
+        reset_hours.check(self.reset_hours)
         if not self.accounts or isinstance(self.accounts, str) or not all(self.accounts):
             raise ValueError(f"accounts is {self.accounts!r}, but must be a list of account numbers, at least one")
         try:

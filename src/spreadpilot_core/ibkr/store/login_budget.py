@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from spreadpilot_core.ibkr.protocols import LoginAttempt, LoginRefusal
+from spreadpilot_core.ibkr.model.records import LoginAttempt, LoginLimits, LoginRefusal, exceeded
 
-DAY = timedelta(hours=24)
-KEPT = timedelta(days=30)
+RETENTION = timedelta(days=30)
 """How long a settled attempt is kept for people to look at; the rule itself needs 24 h."""
 
 
-def refusal(attempts: Iterable[LoginAttempt], wanted: LoginAttempt, limit: int | None) -> LoginRefusal | None:
+def refusal(attempts: Iterable[LoginAttempt], wanted: LoginAttempt, limits: LoginLimits) -> LoginRefusal | None:
     """Why `wanted` may not be reserved, or None.
 
     Args:
         attempts: all known attempts of the same user.
         wanted: the attempt to reserve.
-        limit: how many attempts that count may lie within 24 h; None (an operator's own) skips this rule alone.
+        limits: what it may not exceed.
     """
     known = in_order(attempts)
     if open_ones := [attempt for attempt in known if attempt.outcome is None]:
@@ -31,20 +30,17 @@ def refusal(attempts: Iterable[LoginAttempt], wanted: LoginAttempt, limit: int |
     if paused := [attempt for attempt in known if attempt.not_before is not None and attempt.not_before > now]:
         until = max(attempt.not_before for attempt in paused if attempt.not_before is not None)
         return LoginRefusal("throttled", paused, until)
-    counted = [attempt for attempt in known if _counts(attempt) and attempt.reserved_at > now - DAY]
-    if limit is not None and len(counted) >= limit:
-        return LoginRefusal("budget", counted, counted[len(counted) - limit].reserved_at + DAY)
-    return None
+    return exceeded(known, wanted, limits)
 
 
-def counted_since(attempts: Iterable[LoginAttempt], since: datetime) -> Sequence[LoginAttempt]:
-    """Those reserved at or after `since` whose outcome counts, oldest first."""
-    return [attempt for attempt in in_order(attempts) if _counts(attempt) and attempt.reserved_at >= since]
+def full_since(attempts: Iterable[LoginAttempt], since: datetime) -> Sequence[LoginAttempt]:
+    """Those reserved at or after `since` that ended and were logins at all, oldest first."""
+    return [attempt for attempt in in_order(attempts) if attempt.is_full and attempt.reserved_at >= since]
 
 
 def is_outlived(attempt: LoginAttempt, now: datetime) -> bool:
     """Whether nothing needs this attempt any more, so that a store may forget it."""
-    if attempt.outcome is None or attempt.reserved_at > now - KEPT:
+    if attempt.outcome is None or attempt.reserved_at > now - RETENTION:
         return False
     return attempt.not_before is None or attempt.not_before <= now
 
@@ -52,7 +48,3 @@ def is_outlived(attempt: LoginAttempt, now: datetime) -> bool:
 def in_order(attempts: Iterable[LoginAttempt]) -> list[LoginAttempt]:
     """Oldest first; of two at one moment always the same one first."""
     return sorted(attempts, key=lambda attempt: (attempt.reserved_at, attempt.id))
-
-
-def _counts(attempt: LoginAttempt) -> bool:
-    return attempt.outcome is not None and attempt.outcome.counts

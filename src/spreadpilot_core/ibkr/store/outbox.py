@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
+from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.sqlite_file import SqliteFile
 
 LIMIT = 20_000
@@ -37,10 +38,15 @@ class Outbox:
     """The entries in one file."""
 
     def __init__(self, path: Path, *, limit: int = LIMIT) -> None:
-        self._file = SqliteFile(path, schema=_SCHEMA, version=1, cure=_CURE)
+        self._file = SqliteFile(path, layouts=[_SCHEMA], cure=_CURE)
         self._limit = limit
         self.size = 0
         """How many entries wait."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Outbox:
+        """The file in `state_dir` of the store that the settings name: what waits for one must not reach another."""
+        return cls(settings.state_dir / f"{settings.store_scheme}-outbox.sqlite3")
 
     async def open(self) -> None:
         """Open or make the file. Raises `StoreUnavailableError`."""
@@ -81,7 +87,7 @@ class Outbox:
                 "SELECT number, kind, document FROM entries ORDER BY number LIMIT ?", (count,)
             ).fetchall()
 
-        return [Entry(number, kind, json.loads(text)) for number, kind, text in await self._file.read(read)]
+        return [Entry(number, str(kind), _document(text)) for number, kind, text in await self._file.read(read)]
 
     async def forget(self, through: int) -> None:
         """The entries up to this number were written."""
@@ -91,6 +97,15 @@ class Outbox:
             self.size = _count(connection)
 
         await self._file.write(write)
+
+
+def _document(text: object) -> Mapping[str, Any]:
+    """What this row holds; nothing where somebody has put something else there, so that whoever writes it gives it up."""
+    try:
+        document = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _count(connection: sqlite3.Connection) -> int:

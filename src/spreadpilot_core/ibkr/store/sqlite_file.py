@@ -13,7 +13,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -31,10 +31,10 @@ BUSY_WAIT = 10.0
 class SqliteFile:
     """The file at `path`, made with mode 0600 in a directory of mode 0700."""
 
-    def __init__(self, path: Path, *, schema: str, version: int, cure: str, busy_wait: float = BUSY_WAIT) -> None:
+    def __init__(self, path: Path, *, layouts: Sequence[str], cure: str, busy_wait: float = BUSY_WAIT) -> None:
+        """`layouts` are statements: those of the first layout of the file, then what leads from each to the next."""
         self.path = path
-        self._schema = schema
-        self._version = version
+        self._layouts = layouts
         self._cure = cure
         self._busy_wait = busy_wait
         self._thread: ThreadPoolExecutor | None = None
@@ -73,11 +73,13 @@ class SqliteFile:
         try:
             return work()
         except sqlite3.DatabaseError as error:
-            raise self._told(error) from error
+            raise self._unavailable(error) from error
         except OSError as error:
             raise StoreUnavailableError(f"{self.path} can't be used: {error.strerror or error}.") from error
+        except (OverflowError, UnicodeError, RecursionError, sqlite3.InterfaceError) as error:
+            raise StoreDamagedError(f"{self.path} can't take or give one value: {error!s:.200}.") from error
 
-    def _told(self, error: sqlite3.DatabaseError) -> StoreUnavailableError:
+    def _unavailable(self, error: sqlite3.DatabaseError) -> StoreUnavailableError:
         if _name(error).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             return self.damaged(str(error))
         if _is_busy(error):
@@ -128,15 +130,17 @@ class SqliteFile:
     def _lay_out(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         (found,) = connection.execute("PRAGMA user_version").fetchone()
-        if found > self._version:
+        known = len(self._layouts)
+        if found > known:
             raise StoreDamagedError(
-                f"{self.path} was written by a newer version of the gateway manager (layout {found}, known {self._version}).",
+                f"{self.path} was written by a newer version of the gateway manager (layout {found}, known {known}).",
                 hint="Run that version, or a newer one.",
             )
-        if found == 0:
-            for statement in self._schema.split(";"):
+        for layout in self._layouts[found:]:
+            for statement in layout.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={self._version}")
+        if found < known:
+            connection.execute(f"PRAGMA user_version={known}")
         connection.execute("COMMIT")
 
     def _is_in_place(self) -> bool:

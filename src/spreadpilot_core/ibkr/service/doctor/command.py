@@ -11,9 +11,11 @@ from rich.text import Text
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError, SettingsError
 from spreadpilot_core.ibkr.service import tables
-from spreadpilot_core.ibkr.service.doctor import machine_checks, port_checks, store_checks
+from spreadpilot_core.ibkr.service.doctor import identity_checks, machine_checks, port_checks, store_checks
 from spreadpilot_core.ibkr.service.doctor.findings import Check, Finding, Verdict, problem, raised
+from spreadpilot_core.ibkr.service.doctor.runtime_checks import runtime_checks
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.system.local_time import in_local_time
 from spreadpilot_core.ibkr.telemetry import set_up_logs
 
 _COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.PROBLEM: "bold red"}
@@ -38,11 +40,14 @@ def checks_for(settings: Settings) -> Sequence[Check]:
     """All that concern these settings, in the order of their lines."""
     return [
         Check("state_dir", machine_checks.state_dir),
-        *_runtime_checks(settings),
+        *runtime_checks(settings).CHECKS,
+        Check("identity", identity_checks.identity),
         Check("ports", port_checks.ports),
         Check("followers", store_checks.followers),
         Check("records", store_checks.records),
         *_credential_checks(),
+        *_notification_checks(),
+        *_http_checks(settings),
         Check("clock", machine_checks.clock),
         Check("descriptors", machine_checks.descriptors),
         Check("manager", machine_checks.manager),
@@ -58,16 +63,18 @@ def _credential_checks() -> Sequence[Check]:
     ]
 
 
-def _runtime_checks(settings: Settings) -> Sequence[Check]:
-    if settings.runtime_url.startswith("simulated:"):
-        return [Check("runtime", port_checks.simulated_host)]
-    from spreadpilot_core.ibkr.service.doctor import docker_checks
+def _notification_checks() -> Sequence[Check]:
+    from spreadpilot_core.ibkr.service.doctor import notification_checks
 
-    return [
-        Check("engine", docker_checks.engine),
-        Check("image", docker_checks.image, within=45.0),
-        Check("network", docker_checks.network),
-    ]
+    return [Check("notifications", notification_checks.notifications)]
+
+
+def _http_checks(settings: Settings) -> Sequence[Check]:
+    if settings.http_address is None:
+        return []
+    from spreadpilot_core.ibkr.service.doctor import http_checks
+
+    return [Check("http_address", http_checks.certificate)]
 
 
 async def _examined(settings: Settings, checks: Sequence[Check]) -> list[Line]:
@@ -79,7 +86,7 @@ async def examine(check: Check, settings: Settings) -> Sequence[Finding]:
     """What the check finds, whatever happens to it."""
     try:
         async with asyncio.timeout(check.within):
-            return await check.look(settings)
+            return await check.observe(settings)
     except GatewayManagerError as error:
         return [raised(error)]
     except TimeoutError:
@@ -105,7 +112,7 @@ def _show(lines: Sequence[Line], *, as_json: bool) -> None:
         (
             Text(finding.verdict.value, style=_COLOURS[finding.verdict]),
             name,
-            " ".join(filter(None, (finding.what, finding.cure))),
+            in_local_time(" ".join(filter(None, (finding.what, finding.cure)))),
         )
         for name, finding in lines
     ]

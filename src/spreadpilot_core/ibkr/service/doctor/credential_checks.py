@@ -12,13 +12,14 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spreadpilot_core.ibkr.credentials.couriers import Couriers, first_line
-from spreadpilot_core.ibkr.credentials.encrypted import KEY_FILE_NAME, EncryptedCredentials
-from spreadpilot_core.ibkr.credentials.refs import canonical_ref
+from spreadpilot_core.ibkr.credentials.broker import CourierBroker, first_line
+from spreadpilot_core.ibkr.credentials.sources.encrypted.source import KEY_FILE_NAME, EncryptedCredentials
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, GatewayManagerError
-from spreadpilot_core.ibkr.service.doctor.findings import Finding, counted, ok, problem, raised, wanted, warning
-from spreadpilot_core.ibkr.service.reading import read_roster
+from spreadpilot_core.ibkr.model.secret_refs import canonical_ref
+from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, raised, wanted, warning
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.system.wording import counted
 
 _PROBE = "gateway-manager-doctor"
 """A secret that nobody has: Vault's no is as good as a yes, for a bad token gets another answer."""
@@ -34,14 +35,14 @@ async def stored(settings: Settings) -> Sequence[Finding]:
 
 
 def _stored(settings: Settings) -> list[Finding]:
-    store = _store(settings)
+    stored = _store(settings)
     key = settings.credentials_passphrase_file or settings.credentials_key_file or settings.state_dir / KEY_FILE_NAME
     private = _privacy(key)
-    if not store.path.exists():
+    if not stored.path.exists():
         return [ok("There are no stored credentials."), *private]
-    entries = store.list()
-    store.mark(("doctor", "", ""))  # opens the seal that is there to prove the key, and no password
-    return [ok(f"{store.path} opens with its key and holds {counted(len(entries), 'login')}."), *private]
+    entries = stored.list()
+    stored.mark(("doctor", "", ""))  # opens the seal that is there to prove the key, and no password
+    return [ok(f"{stored.path} opens with its key and holds {counted(len(entries), 'login')}."), *private]
 
 
 def _privacy(key: Path) -> list[Finding]:
@@ -73,12 +74,12 @@ def _store(settings: Settings) -> EncryptedCredentials:
 async def references(settings: Settings) -> Sequence[Finding]:
     """Whether each enabled follower's reference names a secret that can be had."""
     names: dict[str, list[str]] = {}
-    for follower in wanted(await read_roster(settings)):
+    for follower in wanted(await store(settings).read_roster(settings)):
         names.setdefault(follower.vault_secret_ref, []).append(follower.id)
     if settings.vault_enabled and settings.vault_addr:
         return await _in_vault(settings, names)
     missing = await asyncio.to_thread(_not_stored, settings, names)
-    found = _told(names, missing)
+    found = _findings_of(names, missing)
     if settings.vault_enabled:
         found.append(
             warning("VAULT_ADDR is not set, so stored credentials alone are used.", "VAULT_ENABLED=false says so.")
@@ -87,16 +88,16 @@ async def references(settings: Settings) -> Sequence[Finding]:
 
 
 def _not_stored(settings: Settings, refs: Mapping[str, object]) -> dict[str, GatewayManagerError]:
-    store, missing = _store(settings), {}
+    stored, missing = _store(settings), {}
     for ref in refs:
         try:
-            store.version(ref)
+            stored.version(ref)
         except GatewayManagerError as error:
             missing[ref] = error
     return missing
 
 
-def _told(names: Mapping[str, Sequence[str]], errors: Mapping[str, GatewayManagerError]) -> list[Finding]:
+def _findings_of(names: Mapping[str, Sequence[str]], errors: Mapping[str, GatewayManagerError]) -> list[Finding]:
     if not names:
         return [ok("No follower is enabled, so no secret is needed.")]
     found = [problem(f"{', '.join(names[ref])}: {error.what}", error.hint) for ref, error in errors.items()]
@@ -108,7 +109,7 @@ def _told(names: Mapping[str, Sequence[str]], errors: Mapping[str, GatewayManage
 
 
 async def _in_vault(settings: Settings, names: Mapping[str, Sequence[str]]) -> list[Finding]:
-    couriers = Couriers(first_line(settings) | {"only_looks": True, "remember": False})
+    couriers = CourierBroker(first_line(settings) | {"only_looks": True, "remember": False})
     try:
         asked = [_PROBE] if not names else list(names)
         answers = await asyncio.gather(*(couriers.version(ref) for ref in asked), return_exceptions=True)
@@ -124,7 +125,7 @@ async def _in_vault(settings: Settings, names: Mapping[str, Sequence[str]]) -> l
         warning(f"{', '.join(names[ref])}: {each.what}", each.hint) for ref, each in errors.items() if _is_shut(each)
     ]
     refused = {ref: each for ref, each in errors.items() if not _is_shut(each)}
-    return [good, *_told(names, refused), *shut]
+    return [good, *_findings_of(names, refused), *shut]
 
 
 def _is_shut(error: GatewayManagerError) -> bool:

@@ -6,19 +6,22 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError, SettingsError
-from spreadpilot_core.ibkr.gateway_options import GatewayOptions
-from spreadpilot_core.ibkr.runtimes.docker_engine import Engine, EngineRefusedError
-from spreadpilot_core.ibkr.runtimes.docker_images import pull_error, registry_of, stored_login
-from spreadpilot_core.ibkr.runtimes.docker_look import look_at_docker
-from spreadpilot_core.ibkr.runtimes.docker_naming import Naming
-from spreadpilot_core.ibkr.runtimes.images import look
-from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, raised, wanted, warning
-from spreadpilot_core.ibkr.service.reading import read_roster
+from spreadpilot_core.ibkr.model.gateway_options import GatewayOptions
+from spreadpilot_core.ibkr.model.records import NOBODY
+from spreadpilot_core.ibkr.runtimes.docker.engine import Engine, EngineRefusedError
+from spreadpilot_core.ibkr.runtimes.docker.images import pull_error, registry_of, stored_login
+from spreadpilot_core.ibkr.runtimes.docker.naming import IDENTITY, Naming
+from spreadpilot_core.ibkr.runtimes.docker.reader import docker_reader
+from spreadpilot_core.ibkr.runtimes.identity import read_note
+from spreadpilot_core.ibkr.runtimes.images import identify
+from spreadpilot_core.ibkr.service.doctor.findings import Check, Finding, ok, problem, raised, wanted, warning
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.store.registry import store
 
 _ICC = "com.docker.network.bridge.enable_icc"
 _BINDING = "com.docker.network.bridge.host_binding_ipv4"
@@ -29,8 +32,8 @@ REGISTRY_WITHIN = 30.0
 
 @asynccontextmanager
 async def _engine(settings: Settings) -> AsyncIterator[Engine]:
-    async with look_at_docker(settings) as looking:
-        yield looking.engine
+    async with docker_reader(settings) as runtime_reader:
+        yield runtime_reader.engine
 
 
 async def engine(settings: Settings) -> Sequence[Finding]:
@@ -56,7 +59,7 @@ async def image(settings: Settings) -> Sequence[Finding]:
 async def _images(settings: Settings) -> list[GatewayOptions]:
     fleet = settings.gateway_options
     try:
-        options = [each.gateway.filled_from(fleet) for each in wanted(await read_roster(settings))]
+        options = [each.gateway.filled_from(fleet) for each in wanted(await store(settings).read_roster(settings))]
     except GatewayManagerError:  # the followers' own line tells why
         options = []
     return list({(each.image, each.image_contract): each for each in options or [fleet]}.values())
@@ -68,11 +71,11 @@ async def _image(reached: Engine, settings: Settings, options: GatewayOptions) -
     if inspection is None:
         return await _to_be_pulled(reached, settings, reference)
     try:
-        found = look(reference, inspection, override=options.image_contract)
+        found = identify(reference, inspection, override=options.image_contract)
     except GatewayManagerError as error:
         return raised(error)
     chosen = ", as the settings say" if options.image_contract else ""
-    return ok(f"{reference} is here; its controller is {found.contract.controller}{chosen}.")
+    return ok(f"{reference} is here; its controller is {found.contract.controller_name}{chosen}.")
 
 
 async def _to_be_pulled(reached: Engine, settings: Settings, reference: str) -> Finding:
@@ -104,16 +107,20 @@ async def network(settings: Settings) -> Sequence[Finding]:
             networks = await reached.networks()
     except (RuntimeUnavailableError, SettingsError):  # the engine's own line tells why
         return [warning("The network is not known while the engine can't be used.")]
-    naming = Naming(settings.container_prefix)
-    found = next((each for each in networks if each["Name"] == naming.network), None)
+    noted = await asyncio.to_thread(read_note, settings)
+    naming = Naming(settings.container_prefix, NOBODY if noted is None else noted)
+    names = (naming.own_network, naming.network)  # the first where another manager has the second
+    found = next((each for name in names for each in networks if each["Name"] == name), None)
     if found is None:
         return [ok(f"The network {naming.network} is not there; the first launch makes it.")]
     return [_verdict_on(found, naming)]
 
 
 def _verdict_on(found: Mapping[str, Any], naming: Naming) -> Finding:
-    name, options = naming.network, found.get("Options") or {}
+    name, options = str(found["Name"]), found.get("Options") or {}
     remove = f"Stop the gateways and `docker network rm {name}`; the next launch makes it anew."
+    if IDENTITY in (found.get("Labels") or {}) and not naming.owns(found.get("Labels")):
+        return ok(f"Another manager has the network {name}; the first launch makes {naming.own_network}.")
     if not naming.owns(found.get("Labels")):
         return problem(
             f"A Docker network that is not this manager's bears the name {name}.",
@@ -126,3 +133,12 @@ def _verdict_on(found: Mapping[str, Any], naming: Naming) -> Finding:
     if options.get(_BINDING) != _LOOPBACK:
         return warning(f"The network {name} publishes ports on other addresses than loopback by default.", remove)
     return ok(f"On the network {name} gateways can't reach each other.")
+
+
+async def other_clock(settings: Settings) -> tuple[str, datetime] | None:
+    """The engine's, which may be a virtual machine's."""
+    async with _engine(settings) as reached:
+        return "the Docker Engine", datetime.fromisoformat(str((await reached.facts())["SystemTime"]))
+
+
+CHECKS = (Check("engine", engine), Check("image", image, within=45.0), Check("network", network))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError
-from spreadpilot_core.ibkr.protocols import Follower, Roster
+from spreadpilot_core.ibkr.model.followers import Follower, Roster
 from spreadpilot_core.ibkr.settings import Settings
 
 
@@ -34,7 +34,7 @@ class Check:
     """One thing to look at: finds at least one line, or raises `GatewayManagerError`, which is a problem."""
 
     name: str
-    look: Callable[[Settings], Awaitable[Sequence[Finding]]]
+    observe: Callable[[Settings], Awaitable[Sequence[Finding]]]
     within: float = 20.0
     """Seconds it may take."""
 
@@ -62,8 +62,3 @@ def raised(error: GatewayManagerError) -> Finding:
 def wanted(roster: Roster) -> list[Follower]:
     """Who should have a gateway."""
     return [follower for follower in roster.usable.values() if follower.is_wanted]
-
-
-def counted(number: int, what: str) -> str:
-    """One follower, two followers: the number in digits."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

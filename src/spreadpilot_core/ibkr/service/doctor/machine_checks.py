@@ -15,10 +15,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.client import ControlClient, NoManagerError
-from spreadpilot_core.ibkr.service.doctor.findings import Finding, counted, ok, problem, wanted, warning
-from spreadpilot_core.ibkr.service.reading import mongo, read_records, read_roster
+from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, wanted, warning
+from spreadpilot_core.ibkr.service.doctor.runtime_checks import runtime_checks
+from spreadpilot_core.ibkr.service.unwatched import unwatched
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.state_dir import LOCK
+from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.system.wording import counted
 
 _MIB = 1024 * 1024
 _NEEDED_DISK = 100 * _MIB
@@ -29,7 +31,7 @@ _NOTICED_SKEW = 5.0
 _HARMFUL_SKEW = 60.0
 _DESCRIPTORS = 128
 _DESCRIPTORS_EACH = 8
-"""What the manager opens at most: for itself, and for each gateway (log, API, probe, courier's door)."""
+"""What the manager opens at most: for itself, and for each gateway (log, API, probe, courier's delivery)."""
 
 
 # ---------------------------------------------------------------------------------------------- state directory
@@ -94,24 +96,15 @@ async def clock(settings: Settings) -> Sequence[Finding]:
 
 async def _compared(settings: Settings) -> list[Finding]:
     found = []
-    if settings.store.startswith("mongodb:"):
-        async with mongo(settings) as database:
-            asked = datetime.now(UTC)
-            found.append(_skew(database.label, await database.now(), asked))
-    else:
-        found.append(await _against_records(settings))
-    if settings.runtime_url.startswith("docker:"):
-        from spreadpilot_core.ibkr.runtimes.docker_look import look_at_docker
-
-        async with look_at_docker(settings) as looking:
-            asked = datetime.now(UTC)
-            told = str((await looking.engine.facts())["SystemTime"])
-            found.append(_skew("the Docker Engine", datetime.fromisoformat(told), asked))
-    return found
+    for asking in (store(settings).other_clock, runtime_checks(settings).other_clock):
+        asked = datetime.now(UTC)
+        if (engine_time := await asking(settings)) is not None:
+            found.append(_skew(*engine_time, asked))
+    return [await _against_records(settings), *found] if settings.store_is_local else found
 
 
 async def _against_records(settings: Settings) -> Finding:
-    records = await read_records(settings) or {}
+    records = (await store(settings).read_records(settings)).usable
     newest = max((each.updated_at for each in records.values() if each.updated_at), default=None)
     now = datetime.now(UTC)
     if newest is not None and (newest - now).total_seconds() > _HARMFUL_SKEW:
@@ -145,14 +138,18 @@ def _time_zones() -> Finding:
 async def descriptors(settings: Settings) -> Sequence[Finding]:
     """What one process may open, against the size of the fleet."""
     try:
-        gateways = len(wanted(await read_roster(settings)))
+        gateways = len(wanted(await store(settings).read_roster(settings)))
     except GatewayManagerError:
         gateways = settings.port_range_end - settings.port_range_start + 1
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _DESCRIPTORS + _DESCRIPTORS_EACH * gateways
     if limit == resource.RLIM_INFINITY or limit >= needed:
-        return [ok(f"A process may open {limit} files; {counted(gateways, 'gateway')} need up to {needed}.")]
-    what = f"A process may open {limit} files, but {counted(gateways, 'gateway')} need up to {needed}."
+        return [
+            ok(
+                f"A process may open {limit} files; {counted(gateways, 'gateway')} need{'s' if gateways == 1 else ''} up to {needed}."
+            )
+        ]
+    what = f"A process may open {limit} files, but {counted(gateways, 'gateway')} need{'s' if gateways == 1 else ''} up to {needed}."
     raise_it = f"`ulimit -n {needed}`" if most == resource.RLIM_INFINITY or most >= needed else "raise the hard limit"
     return [problem(what, f"{raise_it[0].upper()}{raise_it[1:]}, or LimitNOFILE={needed} in the systemd unit.")]
 
@@ -162,14 +159,13 @@ async def descriptors(settings: Settings) -> Sequence[Finding]:
 
 async def manager(settings: Settings) -> Sequence[Finding]:
     """Whether one runs, and what it says of its gateways."""
-    if not await asyncio.to_thread((settings.state_dir / LOCK).exists):
-        return [ok(f"No manager has run on {settings.state_dir} yet; `gateway-manager run` starts one.")]
     try:
         gateways = await asyncio.to_thread(_gateways, settings.state_dir)
     except NoManagerError as error:
-        return [ok(str(error))]
+        left = await unwatched(settings, error)
+        return [ok(str(error)) if left is None else warning(left.what, left.hint)]
     running = sum(each["status"] == "RUNNING" for each in gateways)
-    found = [ok(f"A manager runs; {running} of its {counted(len(gateways), 'gateway')} are RUNNING.")]
+    found = [ok(f"A manager runs, with {running} of {counted(len(gateways), 'gateway')} RUNNING.")]
     found += [
         warning(f"{each['follower_id']} is FAILED ({each['state']}).", tables.what(each))
         for each in gateways

@@ -1,4 +1,4 @@
-"""The port range: what is free, who has the rest, and whether that is enough. Also where simulated gateways run."""
+"""The port range: what is free, who has the rest, and whether that is enough."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError, SettingsError
-from spreadpilot_core.ibkr.leases import is_free
-from spreadpilot_core.ibkr.runtimes.looking import onlooker
-from spreadpilot_core.ibkr.service.doctor.findings import Finding, counted, ok, problem, wanted, warning
+from spreadpilot_core.ibkr.runtimes.host_ports import nothing_listens
+from spreadpilot_core.ibkr.runtimes.registry import reader
+from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, wanted, warning
 from spreadpilot_core.ibkr.service.doctor.port_holders import holders
-from spreadpilot_core.ibkr.service.reading import read_roster
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.simulator.engine.files import read_address
+from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.system.wording import counted
 
 _NAMED = 5
 """Holders that a line names."""
@@ -22,7 +22,7 @@ _NAMED = 5
 async def ports(settings: Settings) -> Sequence[Finding]:
     """Free ones against what the fleet still needs."""
     first, last = settings.port_range_start, settings.port_range_end
-    taken = await asyncio.to_thread(lambda: [port for port in range(first, last + 1) if not is_free(port)])
+    taken = await asyncio.to_thread(lambda: [port for port in range(first, last + 1) if not nothing_listens(port)])
     ours = {port: name for port, name in (await _ours(settings)).items() if first <= port <= last}
     foreign = [port for port in taken if port not in ours]
     free = last - first + 1 - len(set(taken) | set(ours))
@@ -36,15 +36,15 @@ async def ports(settings: Settings) -> Sequence[Finding]:
 
 async def _ours(settings: Settings) -> dict[int, str]:
     try:
-        async with onlooker(settings) as looking:
-            return {each.leases.host_port: each.follower_id for each in await looking.find()}
+        async with reader(settings) as runtime_reader:
+            return {each.endpoint.port: each.follower_id for each in await runtime_reader.list() if each.endpoint}
     except (RuntimeUnavailableError, SettingsError):  # the runtime's own line tells why
         return {}
 
 
 async def _needed(settings: Settings, having: set[str]) -> int:
     try:
-        return sum(each.id not in having for each in wanted(await read_roster(settings)))
+        return sum(each.id not in having for each in wanted(await store(settings).read_roster(settings)))
     except GatewayManagerError:  # the followers' own line tells why
         return 0
 
@@ -61,13 +61,3 @@ def _held(ours: dict[int, str], foreign: dict[int, str]) -> str:
     if more := sum(number for _, number in by_whom[_NAMED:]):
         parts.append(f"{more} by others")
     return f" ({', '.join(parts)})" if parts else ""
-
-
-async def simulated_host(settings: Settings) -> Sequence[Finding]:
-    """Whether a host of simulated gateways runs; a manager starts it when it needs one."""
-    async with onlooker(settings) as looking:
-        gateways = await looking.find()
-    address = await asyncio.to_thread(read_address, settings.simulated_dir)
-    if gateways and address is not None:
-        return [ok(f"{counted(len(gateways), 'simulated gateway')} in the host process {address.pid}.")]
-    return [ok(f"Gateways are simulated, in {settings.simulated_dir}; there are none now.")]

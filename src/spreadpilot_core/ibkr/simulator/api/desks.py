@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 
 from spreadpilot_core.ibkr.simulator.api.account_desk import AccountDesk
 from spreadpilot_core.ibkr.simulator.api.line import Line
@@ -33,7 +33,7 @@ class Desks:
 
     def tell_time(self) -> None:
         """Answer a request for the current time."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         if self._behaviour.ignores_repeats and now - self._time_told_at < 1:
             return
         self._time_told_at = now

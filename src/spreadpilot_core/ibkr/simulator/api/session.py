@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import Protocol
 
 from spreadpilot_core.ibkr.simulator.api import wire
@@ -75,7 +74,7 @@ class Session:
         self.line = Line(writer, door.behaviour)
         self.desks = Desks(self.line, exchange, door.behaviour, read_only=read_only)
         self.has_started = False
-        self._pace = Pace(time.monotonic())
+        self._pace = Pace(asyncio.get_running_loop().time())
 
     @property
     def client_id(self) -> int:
@@ -161,7 +160,7 @@ class Session:
         raise ClientGoneError
 
     def _keeps_pace(self) -> bool:
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         if self._pace.take(now):
             return True
         if self._pace.strike(now):

@@ -6,7 +6,7 @@ has no handler for them and waits.
 
 from __future__ import annotations
 
-import time
+import asyncio
 from datetime import timedelta
 from typing import NoReturn
 
@@ -117,6 +117,7 @@ class IbcProgram:
         if not self._machine.credentials_given:
             await self._machine.for_ever()
         self._attempts += 1
+        self._machine.tell_typed()
         button = "Log In" if self._setup.live else "Paper Log In"
         self._say(text.LOGIN_ATTEMPT, attempt=self._attempts, button=button)
 
@@ -151,7 +152,7 @@ class IbcProgram:
         if (notice := lap.get("login_notice")) is not None:
             self._say(text.opened("dialog", notice["title"]))
             await self._machine.for_ever()
-        if lap.get("login_hangs") is not None:
+        if lap.get("login_hangs") is not None or (self._machine.resets() and not self._warm):
             await self._machine.for_ever()
 
     def _restart_cold(self, scene: str, **values: str) -> NoReturn:
@@ -214,11 +215,11 @@ class IbcProgram:
             seconds = self._timings.second_factor_missed if missed else self._timings.second_factor
         if answer == "pending":
             seconds = _LIMIT
-        asked = time.monotonic()
+        asked = asyncio.get_running_loop().time()
         command = await self._machine.wait("approve_second_factor", "miss_second_factor", seconds=seconds)
         if command is not None:
             missed = command.fault == "miss_second_factor"
-            seconds = time.monotonic() - asked
+            seconds = asyncio.get_running_loop().time() - asked
         elif answer == "pending":
             missed = True
         return (_LIMIT if missed else min(int(seconds), _LIMIT - 1)), missed
@@ -254,6 +255,7 @@ class IbcProgram:
             self._agenda.add(pending["seconds"] if pending else self._timings.disclaimer, self._accept_disclaimer)
         self._agenda.add(self._timings.settings, self._apply_settings)
         self._agenda.add(self._machine.restarts.seconds_to_next(), lambda: self._machine.tell("nightly_restart", {}))
+        self._agenda.add(self._machine.seconds_to_reset(), lambda: self._machine.tell("log_off", {}))
 
     def _accept_disclaimer(self) -> None:
         self._say(text.DISCLAIMER)

@@ -118,6 +118,8 @@ class IbcontrollerLap:
             raise Abort(text.NO_LOGIN_FORM, relaunch=text.NO_LOGIN_FORM_RELAUNCH, keeps_marker=True)
         slow = self._lap.get("slow_start")
         await self._machine.pause(self._timings.login_form + (slow["seconds"] if slow else 0))
+        if not self._warm:
+            self._machine.tell_typed()
         self._say(text.LOGIN_FORM_LEFT_ALONE if self._warm else text.LOGIN_FORM)
 
     # ------------------------------------------------------------------ the login
@@ -127,7 +129,8 @@ class IbcontrollerLap:
         await self._meet_refusals()
         if (notice := self._lap.get("login_notice")) is not None:
             self._say(text.window(notice["title"]))
-        if notice is not None or self._lap.get("login_hangs") is not None:
+        drops = self._machine.resets() and not self._warm
+        if notice is not None or drops or self._lap.get("login_hangs") is not None:
             await self._hang()
         if (throttle := self._lap.use("too_many_attempts")) is not None:
             await self._be_throttled(throttle["seconds"])
@@ -183,6 +186,7 @@ class IbcontrollerLap:
             raise Abort(text.TOO_MANY_REASON, _REJECTED)
         self._say(text.TOO_MANY_RETRY, seconds=seconds + _AFTER_THROTTLE)
         await self._machine.pause(seconds + _AFTER_THROTTLE)
+        self._machine.tell_typed()
         self._say(text.SUBMITTED)
         await self._machine.pause(self._timings.answer)
 
@@ -239,6 +243,7 @@ class IbcontrollerLap:
             self._agenda.add(pending["seconds"] if pending else self._timings.disclaimer, self._accept_disclaimer)
         self._agenda.add(self._timings.settings, self._apply_settings)
         self._agenda.add(self._machine.restarts.seconds_to_next(), lambda: self._machine.tell("nightly_restart", {}))
+        self._agenda.add(self._machine.seconds_to_reset(), lambda: self._machine.tell("log_off", {}))
 
     def _accept_disclaimer(self) -> None:
         self._say(text.DISCLAIMER)

@@ -2,7 +2,7 @@
 
     files        what a host keeps in its directory: lock, address, socket
     feed         a bounded history that readers follow at their own pace: logs, events
-    script_book  who gets which faults, accounts, dialect and timings (`scripts.json`)
+    script_book  who gets which faults, accounts, controller and timings (`scripts.json`)
     container    one container: created, given its secret, started, ended
     engine       all of them: unique names, events, removal
     operations   the trail of who did what and when (`operations.jsonl`)

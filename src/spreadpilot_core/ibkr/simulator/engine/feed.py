@@ -44,6 +44,15 @@ class Feed(Generic[T]):
         self.closed = True
         self._wake()
 
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next change."""
+        return self._changed
+
+    def wake(self) -> None:
+        """Have readers look, though nothing has come."""
+        self._wake()
+
     def last(self, count: int) -> list[T]:
         """The newest entries, at most `count`, oldest first."""
         return list(islice(self._entries, max(0, len(self._entries) - count), None))

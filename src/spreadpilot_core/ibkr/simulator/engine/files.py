@@ -5,6 +5,7 @@
     simulated-host.sock   its socket; in a directory of mode 0700 below the temporary one where the path would be too long
     simulated-host.log    only when something went wrong inside the host
     operations.jsonl      who created, started, removed what and when; append-only, kept (see `operations`)
+    logins.jsonl          every login that was typed; append-only, kept (see `simulator.login_book`)
     scripts.json          written by the user, never by the host (see `script_book`)
 
 A host that was killed leaves lock file, address and socket; the next host in the directory takes them over. Reading the
@@ -46,10 +47,13 @@ class Address:
 
 def read_address(directory: Path) -> Address | None:
     """The address that the directory's host left, or None; says nothing about whether it lives."""
+    address = directory / _ADDRESS
+    if not address.is_file():  # a FIFO keeps its reader for ever
+        return None
     try:
-        found = json.loads((directory / _ADDRESS).read_text())
+        found = json.loads(address.read_text())
         return Address(pid=int(found["pid"]), host=str(found["host"]), socket=str(found["socket"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -90,6 +94,7 @@ class HostFiles:
         """Tell others where the socket is; it is listened on already."""
         self._address = address
         draft = self.directory / f"{_ADDRESS}.{address.pid}"
+        draft.unlink(missing_ok=True)
         draft.write_text(json.dumps(asdict(address)))
         draft.replace(self.directory / _ADDRESS)
 

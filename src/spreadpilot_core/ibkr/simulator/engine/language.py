@@ -3,8 +3,8 @@
 A connection's first line is a greeting, which the host answers; then come requests (see `requests`), each answered before
 the next is read. Whoever got no answer to the greeting asked for nothing yet.
 
-    > {"op": "hello", "owner": OWNER, "manager": MANAGER}
-    < {"ok": true, "protocol": 1, "host": HOST, "pid": PID}
+    > {"op": "hello", "owner": OWNER, "identities": [IDENTITY, …], "manager": MANAGER}
+    < {"ok": true, "protocol": 2, "host": HOST, "pid": PID}
     > {"op": "create", "order": {…}}
     < {"ok": true, "container": {…}}                         or {"error": CODE, "sentence": "…"}
 
@@ -18,7 +18,7 @@ Three requests serve tests: `answer_late` (an operation is carried out at once a
 
 from __future__ import annotations
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised with every change that an older client or host would misunderstand."""
 LONGEST_LINE = 1 << 20
 """Bytes."""

@@ -24,6 +24,9 @@ from typing import Any
 from spreadpilot_core.ibkr.simulator.engine.files import OPERATIONS
 from spreadpilot_core.ibkr.simulator.engine.refusals import Refused
 
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+"""A FIFO without a reader would be waited for."""
+
 
 class Operations:
     """Appends to the trail in a host's directory."""
@@ -57,7 +60,7 @@ class Operations:
         }
         # A full disk, or a directory that was removed under us, must not fail what was asked for.
         with contextlib.suppress(OSError):
-            trail = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            trail = os.open(self._path, _APPEND, 0o600)
             try:
                 os.write(trail, json.dumps(line).encode() + b"\n")
             finally:

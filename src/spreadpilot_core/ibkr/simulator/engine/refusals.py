@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-Code = Literal["bad_request", "gone", "name_taken", "port_taken", "no_secret", "wrong_state", "unknown_fault", "failed"]
+Code = Literal[
+    "bad_request",
+    "gone",
+    "name_taken",
+    "user_taken",
+    "port_taken",
+    "no_secret",
+    "wrong_state",
+    "unknown_fault",
+    "failed",
+]
 
 
 class Refused(Exception):  # noqa: N818  # it is an answer, not a failure of the engine

@@ -1,12 +1,12 @@
 """Who gets which faults, accounts, controller and timings: `scripts.json` in the host's directory, and what was said since.
 
     {
-      "dialect": "ibc",                                        or "ibcontroller", the default
+      "controller": "ibc",                                        or "ibcontroller", the default
       "timings": "real",                                       or "fast", the default; or {"login": 3.0} over the fast ones
       "server_version": 178,
       "followers": {
         "alice": {"laps": [{"wrong_password": true}]},         the first start of alice's gateway rejects its password
-        "bob": {"accounts": ["DU1000001"], "timings": "real", "dialect": "ibc", "password_sha256": "5e88…"}
+        "bob": {"accounts": ["DU1000001"], "timings": "real", "controller": "ibc", "password_sha256": "5e88…"}
       }
     }
 
@@ -25,15 +25,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spreadpilot_core.ibkr.simulator import faults
+from spreadpilot_core.ibkr.simulator import faults, reset_hours
 from spreadpilot_core.ibkr.simulator.books.exchange import Exchange
 from spreadpilot_core.ibkr.simulator.engine.files import SCRIPTS
 from spreadpilot_core.ibkr.simulator.engine.refusals import Refused
 from spreadpilot_core.ibkr.simulator.script import Script, Timings
 
-DIALECTS = ("ibcontroller", "ibc")
+CONTROLLERS = ("ibcontroller", "ibc")
 _NAMED_TIMINGS = {"fast": Timings.FAST, "real": Timings.REAL}
-_FOLLOWER_KEYS = {"laps", "accounts", "timings", "dialect", "server_version", "password_sha256"}
+_FOLLOWER_KEYS = {"laps", "accounts", "timings", "controller", "server_version", "password_sha256", "reset_hours"}
 _KEYS = (_FOLLOWER_KEYS - {"laps", "accounts", "password_sha256"}) | {"followers"}
 
 
@@ -56,8 +56,9 @@ class Part:
 class ScriptBook:
     """Reads the file, remembers what programs said, and keeps each follower's place in its script."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / SCRIPTS
+    def __init__(self, directory: Path | None) -> None:
+        """None: there is no file."""
+        self._path = directory / SCRIPTS if directory is not None else None
         self._said: dict[str, dict[str, Any]] = {}
         self._books: dict[tuple[str, ...], Exchange] = {}
         self._scripts: dict[tuple[str, str], tuple[object, Script]] = {}
@@ -77,12 +78,21 @@ class ScriptBook:
         checked = faults.check(fault, arguments, at_start=True)
         self._script(owner, follower_id, self._entry(follower_id).get("laps", ())).add_to_next(fault, checked)
 
-    def dialect(self, follower_id: str) -> str:
+    def controller(self, follower_id: str) -> str:
         """The controller that a follower's gateway has when its image doesn't say."""
-        dialect = self._entry(follower_id).get("dialect", DIALECTS[0])
-        if dialect not in DIALECTS:
-            raise _wrong(f"{follower_id}: dialect is {dialect!r}, but must be one of {', '.join(DIALECTS)}")
-        return str(dialect)
+        controller = self._entry(follower_id).get("controller", CONTROLLERS[0])
+        if controller not in CONTROLLERS:
+            raise _wrong(f"{follower_id}: controller is {controller!r}, but must be one of {', '.join(CONTROLLERS)}")
+        return str(controller)
+
+    def reset_hours(self, follower_id: str) -> str:
+        """When its IBKR resets, as text; none by default. Raises `Refused`."""
+        stated = self._entry(follower_id).get("reset_hours", "")
+        try:
+            reset_hours.check(stated)
+        except ValueError as error:
+            raise _wrong(f"{follower_id}: {error}") from error
+        return str(stated)
 
     def part(self, owner: str, follower_id: str, *, user: str, trading_mode: str) -> Part:
         """What the gateway that starts now is to be. Raises `Refused` when the file can't be used."""
@@ -111,11 +121,15 @@ class ScriptBook:
         return {**general, **entry, **self._said.get(follower_id, {})}
 
     def _read(self) -> dict[str, Any]:
+        if self._path is None:
+            return {}
+        if self._path.exists() and not self._path.is_file():  # a FIFO keeps its reader for ever
+            raise _wrong("it is no file")
         try:
             book = json.loads(self._path.read_text())
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise _wrong(f"it can't be read ({error})") from error
         _check(book, _KEYS, "the file")
         if not isinstance(book.get("followers", {}), dict):

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
+import struct
+import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from spreadpilot_core.ibkr.simulator.engine import door
@@ -15,18 +17,10 @@ from spreadpilot_core.ibkr.simulator.engine.engine import Engine
 from spreadpilot_core.ibkr.simulator.engine.language import PROTOCOL
 from spreadpilot_core.ibkr.simulator.engine.operations import Operations
 from spreadpilot_core.ibkr.simulator.engine.refusals import Refused
-from spreadpilot_core.ibkr.simulator.engine.requests import ACTS, LOOKS, Act, Answer, Request, seconds, text
+from spreadpilot_core.ibkr.simulator.engine.requests import ACTS, LOOKS, Act, Answer, Caller, Request, seconds, text
 
 _FIRST_LINE_WITHIN = 30.0
 """Seconds a fresh connection may stay silent: one that does must not keep an idle host alive."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Caller:
-    """Who speaks on one connection."""
-
-    owner: str
-    manager: str
 
 
 class Service:
@@ -55,6 +49,9 @@ class Service:
         """One accepted connection, until it is closed."""
         task = asyncio.current_task()
         assert task is not None
+        if not _is_trusted(writer):
+            writer.transport.abort()
+            return
         self._connections[task] = writer
         self._used = True
         try:
@@ -82,7 +79,7 @@ class Service:
             await door.receive(self._engine, self._operations, str(greeting["attach"]), reader, writer)
             return
         try:
-            caller = _Caller(owner=text(greeting, "owner"), manager=text(greeting, "manager"))
+            caller = Caller.from_greeting(greeting)
         except Refused as refusal:
             await _write(writer, _refused(refusal))
             return
@@ -95,7 +92,7 @@ class Service:
 
     # ------------------------------------------------------------------ requests
 
-    async def _answer(self, caller: _Caller, request: Request) -> Answer:
+    async def _answer(self, caller: Caller, request: Request) -> Answer:
         operation = str(request.get("op"))
         try:
             answer = {"ok": True, **await self._carry_out(operation, caller, request)}
@@ -105,11 +102,11 @@ class Service:
             await asyncio.sleep(late)
         return answer
 
-    async def _carry_out(self, operation: str, caller: _Caller, request: Request) -> Answer:
+    async def _carry_out(self, operation: str, caller: Caller, request: Request) -> Answer:
         if (act := ACTS.get(operation)) is not None:
             return await self._noted(act, operation, caller, request)
         if (look := LOOKS.get(operation)) is not None:
-            return look(self._engine, caller.owner, request)
+            return look(self._engine, caller, request)
         match operation:
             case "answer_late":
                 self._late[text(request, "operation")] = seconds(request, "seconds")
@@ -121,10 +118,10 @@ class Service:
                 raise Refused("bad_request", f"There is no operation {operation!r}.")
         return {}
 
-    async def _noted(self, act: Act, operation: str, caller: _Caller, request: Request) -> Answer:
+    async def _noted(self, act: Act, operation: str, caller: Caller, request: Request) -> Answer:
         facts = {"manager": caller.manager, "owner": caller.owner, **self._whose(request)}
         with self._operations.noted(operation, **facts) as told:
-            return await act(self._engine, caller.owner, request, told)
+            return await act(self._engine, caller, request, told)
 
     def _whose(self, request: Request) -> Answer:
         order = request.get("order")
@@ -142,7 +139,7 @@ class Service:
     # ------------------------------------------------------------------ streams
 
     async def _stream(
-        self, caller: _Caller, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, caller: Caller, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Write what comes until it ends, is too much for a slow reader, or the other side closes."""
         facts = self._events(caller) if request["op"] == "events" else self._log(caller, request)
@@ -163,18 +160,18 @@ class Service:
                 task.cancel()
             await asyncio.gather(writing, closed, return_exceptions=True)
 
-    async def _events(self, caller: _Caller) -> AsyncIterator[list[Answer]]:
+    async def _events(self, caller: Caller) -> AsyncIterator[list[Answer]]:
         expected = self._engine.events.next
         yield [{"ok": True}]
         async for number, batch in self._engine.events.follow(expected):
             if number != expected:
                 return  # this reader was too slow and missed some: it subscribes again and knows of the gap
             expected += len(batch)
-            if mine := [dict(event) for event in batch if event["owner"] == caller.owner]:
+            if mine := [dict(event) for event in batch if event["identity"] in caller.identities]:
                 yield mine
 
-    async def _log(self, caller: _Caller, request: Request) -> AsyncIterator[list[Answer]]:
-        container = self._engine.get(text(request, "container"), caller.owner)
+    async def _log(self, caller: Caller, request: Request) -> AsyncIterator[list[Answer]]:
+        container = self._engine.get(text(request, "container"), caller.identities)
         start = request.get("from", 0)
         if type(start) is not int:
             raise Refused("bad_request", f"from is {start!r}, but must be the number of a line.")
@@ -183,6 +180,15 @@ class Service:
             async for number, lines in container.log.follow(start):
                 yield [{"number": number + index, "line": line} for index, line in enumerate(lines)]
         yield [{"end": True}]
+
+
+def _is_trusted(writer: asyncio.StreamWriter) -> bool:
+    """Whether root or our own user is at the other end; told by Linux alone, elsewhere the directory's mode must do."""
+    if not sys.platform.startswith("linux"):
+        return True
+    peer = writer.get_extra_info("socket")
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", credentials)[1] in (0, os.geteuid())
 
 
 async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request | None:

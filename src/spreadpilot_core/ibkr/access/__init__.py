@@ -1,0 +1,1 @@
+"""Who may ask a manager over the network: tokens, sessions of a browser, and what each may do."""

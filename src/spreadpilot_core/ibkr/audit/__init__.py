@@ -1,0 +1,1 @@
+"""The append-only trail, and the lines that the manager writes in it."""

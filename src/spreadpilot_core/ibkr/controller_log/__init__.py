@@ -1,0 +1,1 @@
+"""What a controller prints and what it ends with, read into one view of the login."""

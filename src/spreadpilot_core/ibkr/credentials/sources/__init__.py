@@ -1,0 +1,1 @@
+"""Where logins come from; loaded inside the courier and by the commands that edit them."""

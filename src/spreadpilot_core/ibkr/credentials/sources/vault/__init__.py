@@ -1,0 +1,1 @@
+"""Logins from HashiCorp Vault or OpenBao."""

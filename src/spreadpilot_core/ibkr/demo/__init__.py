@@ -1,0 +1,1 @@
+"""`gateway-manager demo`: the whole product on nothing but this machine."""

@@ -1,0 +1,82 @@
+"""Has what stands around gateways be there before the first of them can log in: its Service, the policy, the budget.
+
+A launch is refused where the policy that was asked for can't be made: the API of a gateway asks for no password. A Service that
+can't be made is told and left out, since only bots that go by its name miss it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from spreadpilot_core.ibkr.errors import LaunchError
+from spreadpilot_core.ibkr.kubernetes.access_rules import (
+    DISRUPTIONS,
+    NETWORKING,
+    AccessRules,
+    disruption_budget,
+    network_policy,
+    service,
+)
+from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
+from spreadpilot_core.ibkr.kubernetes.naming import Naming
+from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.telemetry import get_logger
+
+log = get_logger(__name__)
+
+_BY_LABEL: Final = (
+    "Set POD_NAME, as the chart does, so that the manager's own pod can be named in the policy, or make a policy of your own and set"
+    " kubernetes_network_policy = false."
+)
+
+
+class AccessKeeper:
+    """In one namespace, by one manager."""
+
+    def __init__(self, api: Api, rules: AccessRules) -> None:
+        self._api = api
+        self._rules = rules
+
+    async def ensure(self, follower_id: FollowerId, naming: Naming) -> None:
+        """Before a pod is made. Raises `LaunchError`."""
+        rules, api = self._rules, self._api
+        if rules.has_policy:
+            if api.access.is_inside and rules.manager is None:
+                raise LaunchError("A network policy would keep the manager from its own gateways.", hint=_BY_LABEL)
+            policy = network_policy(rules, naming=naming, namespace=api.namespace)
+            await self._ensure("networkpolicies", policy, "network policy", NETWORKING, naming)
+        if rules.refuses_eviction:
+            budget = disruption_budget(naming=naming)
+            await self._ensure("poddisruptionbudgets", budget, "disruption budget", DISRUPTIONS, naming)
+        try:
+            await self._ensure("services", service(follower_id, naming=naming), "service", "", naming)
+        except LaunchError as error:
+            log.warning("no service for a gateway", follower=follower_id, why=str(error))
+
+    async def _ensure(self, kind: str, wanted: Mapping[str, Any], what: str, group: str, naming: Naming) -> None:
+        """There, ours, and as it should be: what somebody has changed in it is put right."""
+        api, name = self._api, str(wanted["metadata"]["name"])
+        path = api.place(kind, name, group=group)
+        called = f"the {what} {name}"
+        try:
+            found = await api.get(f"read {called}", path)
+            if found is None:
+                await api.create(f"create {called}", api.place(kind, group=group), wanted)
+            elif not naming.owns(found):
+                raise LaunchError(
+                    f"A {what} that is not this manager's bears the name {name}.",
+                    hint=f"Remove it (`kubectl delete {kind} {name}`), or choose another container_prefix.",
+                )
+            elif not _is_so(found["spec"], wanted["spec"]):
+                version = {"resourceVersion": found["metadata"]["resourceVersion"]}
+                await api.replace(f"change {called}", path, {**wanted, "metadata": {**wanted["metadata"], **version}})
+        except RefusedError as refused:
+            if not refused.is_conflict:  # another launch has just made it
+                raise refusal_of(refused, called) from refused
+
+
+def _is_so(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether it is about the same pods and says the same of them; the API server adds words of its own, and leaves out what is empty."""
+    return all((found.get(key) or None) == (each or None) for key, each in wanted.items() if key != "ports")

@@ -1,0 +1,133 @@
+"""What an image says of itself: who it runs as, and its variables. The API tells nothing of images, so a pod of it prints that.
+
+Such a probe types no login and has no password: it runs `env` and ends, in a second where the image is there. It also pulls the image
+before a login waits for it. An image is looked at once for each name, and again after ten minutes where it is pulled each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Final
+
+from spreadpilot_core.ibkr.errors import ImageError, LaunchError
+from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
+from spreadpilot_core.ibkr.kubernetes.following import until_final
+from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, PodChoices, image_probe
+from spreadpilot_core.ibkr.kubernetes.naming import IDENTITY_DIGEST, PROBE, ROLE, Naming, digest
+from spreadpilot_core.ibkr.kubernetes.phases import Pod
+from spreadpilot_core.ibkr.kubernetes.pods import name_of, uid_of
+from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
+from spreadpilot_core.ibkr.model.gateways import GatewaySpec
+from spreadpilot_core.ibkr.runtimes.images import Image, identify
+from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.telemetry import get_logger
+
+log = get_logger(__name__)
+
+_FRESH_SECONDS: Final = 600
+_FIRST_LINES: Final = 3
+"""User id, group id and home, before the variables."""
+
+
+class ImageProbes:
+    """What is known of images in one cluster."""
+
+    def __init__(self, api: Api, *, choices: PodChoices, within: float) -> None:
+        self._api = api
+        self._choices = choices
+        self._within = within
+        self._known: dict[str, tuple[str, float]] = {}
+        self._probes: dict[str, asyncio.Task[str]] = {}
+        self._tasks = Tasks("image probes")
+
+    async def at_hand(self, spec: GatewaySpec, naming: Naming) -> Image:
+        """The spec's image.
+
+        Raises:
+            ImageError: it can't be had, or fits no contract.
+        """
+        reference = spec.options.image or ""
+        said, at = self._known.get(reference, ("", 0.0))
+        is_stale = self._choices.pull_policy == "Always" and time.monotonic() - at > _FRESH_SECONDS
+        if not said or is_stale:
+            said = await self._probe_once(reference, naming)
+        return image_from(reference, said, spec)
+
+    async def close(self) -> None:
+        """Wait for no look any more."""
+        await self._tasks.cancel()
+
+    async def tidy(self, naming: Naming) -> None:
+        """Remove the probes that a manager with this identity left when it was killed."""
+        selector = f"{ROLE}={PROBE},{IDENTITY_DIGEST}={digest(naming.identities.own)}"
+        found = await self._api.ask("list image probes", self._api.place("pods"), query={"labelSelector": selector})
+        for pod in found.get("items") or ():
+            await self._remove(pod)
+
+    async def _probe_once(self, reference: str, naming: Naming) -> str:
+        probe = self._probes.get(reference)
+        if probe is None:
+            probe = self._tasks.begin(f"look at {reference}", self._probe(reference, naming), then=_someone_awaits)
+            self._probes[reference] = probe
+            probe.add_done_callback(lambda _: self._probes.pop(reference, None))
+        await asyncio.wait([probe])  # a waiter that is cancelled leaves the look to the others
+        if probe.cancelled():
+            raise LaunchError(f"The runtime was closed while it looked at {reference}.")
+        return probe.result()
+
+    async def _probe(self, reference: str, naming: Naming) -> str:
+        api = self._api
+        manifest = image_probe(reference, secrets.token_hex(4), naming=naming, choices=self._choices)
+        try:
+            pod = await api.create("create an image probe", api.place("pods"), manifest)
+        except RefusedError as refused:
+            raise refusal_of(refused, "the image probe") from refused
+        try:
+            await until_final(api, pod, within=self._within)
+            path = f"{api.place('pods', name_of(pod))}/log"
+            async with api.stream("read an image probe", path, {"container": CONTAINER}) as printed:
+                said = (await printed.read()).decode(errors="replace")
+        finally:
+            await self._remove(pod)
+        self._known[reference] = (said, time.monotonic())
+        return said
+
+    async def _remove(self, pod: Pod) -> None:
+        name = name_of(pod)
+        try:
+            await self._api.delete(f"remove {name}", self._api.place("pods", name), uid=uid_of(pod), grace=0)
+        except Exception as fault:  # noqa: BLE001  # it ends by itself, and the next start removes it
+            log.warning("image probe left behind", pod=name, why=str(fault))
+
+
+def _someone_awaits(probe: asyncio.Task[str]) -> None:
+    """Each waiter gets the failure itself; when all were cancelled, it is told here."""
+    if not probe.cancelled() and (fault := probe.exception()):
+        log.warning("image not looked at", why=str(fault))
+
+
+def image_from(reference: str, said: str, spec: GatewaySpec) -> Image:
+    """What a probe printed, as an image. Raises `UnknownImageError`, `ImageError`."""
+    lines = said.splitlines()
+    if len(lines) < _FIRST_LINES or not lines[0].isdecimal() or not lines[1].isdecimal():
+        raise ImageError(
+            reference,
+            f"The image {reference} did not say who it runs as: it has no shell, or other programs than a gateway's.",
+            hint="Name a gnzsnz/ib-gateway image in gateway_image.",
+        )
+    uid, gid, home, *variables = lines
+    environment = [*(each for each in variables if not each.startswith("HOME=")), *([f"HOME={home}"] if home else [])]
+    config = {"Env": environment, "User": f"{uid}:{gid}", "Cmd": ["?"]}
+    found = identify(reference, {"Id": reference, "Config": config}, override=spec.options.image_contract)
+    return Image(
+        reference=found.reference,
+        id=found.id,
+        contract=found.contract,
+        command=found.contract.command,
+        uid=found.uid,
+        gid=found.gid,
+        reset_hours=found.reset_hours,
+        settings_path=found.settings_path,
+    )

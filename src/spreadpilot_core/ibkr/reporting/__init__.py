@@ -1,0 +1,1 @@
+"""What the outside is told: events and log lines, snapshots, mappings, history, notices."""

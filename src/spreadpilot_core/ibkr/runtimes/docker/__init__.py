@@ -1,0 +1,1 @@
+"""Gateways in containers on this host's Docker Engine: the default runtime."""

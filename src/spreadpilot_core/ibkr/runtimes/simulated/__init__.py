@@ -1,0 +1,1 @@
+"""Simulated gateways in a host process of their own, for the demo, try-outs and tests."""

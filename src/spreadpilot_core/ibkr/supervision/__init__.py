@@ -1,0 +1,1 @@
+"""Desired against observed: the fleet, one supervisor per follower, and what the two need."""

@@ -1,0 +1,18 @@
+"""Grammar of sentences about a number of things, and the names nearest to one that is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def counted(number: int, what: str, *, plural: str | None = None) -> str:
+    """One or many: "1 gateway", "3 gateways", "1 entry", "2 entries"."""
+    return f"{number} {what if number == 1 else plural or f'{what}s'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant; None: none is near. Case and spaces at an end count for little."""
+    folded = {each.strip().casefold(): each for each in sorted(known, reverse=True)}
+    found = get_close_matches(name.strip().casefold(), folded, n=1, cutoff=0.6)
+    return folded[found[0]] if found else None

@@ -1,0 +1,224 @@
+"""Commands for several followers, questions before something live is ended, and gateways that no manager watches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import select
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from spreadpilot_core.ibkr.model.states import State
+from spreadpilot_core.ibkr.service.client import ControlClient
+from support.command import PROGRAM, Command
+from support.control import Control
+from support.fake_manager import a_snapshot
+from support.home import Home
+from support.waiting import PATIENCE, wait_until
+
+
+@pytest.fixture
+def command(home: Home) -> Command:
+    return Command(home, log_format="json", on_exit="detach")
+
+
+def _names_what_runs_unwatched(command: Command) -> None:
+    """The doctor does, and so does `status`, with what to do."""
+    findings = json.loads(command("doctor", "--json").stdout)
+    told = next(each for each in findings if each["check"] == "manager")
+    assert told["verdict"] == "warning"
+    assert "unwatched: anna, bert, carl" in told["what"]
+    looked = command("status")
+    assert (looked.returncode, looked.stdout) == (1, "")
+    assert "3 gateways run unwatched: anna, bert, carl." in looked.stderr
+    assert "stop --offline --all" in looked.stderr
+
+
+def _states(command: Command) -> dict[str, str]:
+    with ControlClient(command.home.directory) as client:
+        return {each["follower_id"]: each["state"] for each in client.gateways()}
+
+
+def test_gateways_that_nobody_watches_are_found_and_ended(home: Home, command: Command) -> None:
+    """After a detach the doctor and `status` tell of them; `stop --offline` ends those that are named, for good, and no others."""
+    asyncio.run(home.add("anna", "bert", "carl"))
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        wait_until(lambda: set(_states(command).values()) == {"ready"})
+        refused = command("stop", "--offline", "anna")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert str(serving.process.pid) in refused.stderr
+        assert "without --offline" in refused.stderr
+        done = command("detach")
+        assert "stop --offline" in done.stdout
+        assert serving.ends() == 0
+    _names_what_runs_unwatched(command)
+    unknown = command("stop", "--offline", "nobody")
+    assert (unknown.returncode, "nobody" in unknown.stderr) == (1, True)
+    stopped = command("stop", "--offline", "anna", "bert")
+    named = [f"{each} is STOPPED. `gateway-manager launch {each}` starts it again" for each in ("anna", "bert")]
+    assert [line.partition(",")[0] for line in stopped.stdout.splitlines()] == named
+    assert asyncio.run(_running(home)) == ["carl"]
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        wait_until(lambda: _states(command) == {"anna": "stopped", "bert": "stopped", "carl": "ready"})
+        launched = command("launch", "anna", "bert")
+        assert launched.returncode == 0, launched.stderr
+        wait_until(lambda: set(_states(command).values()) == {"ready"})
+        serving.process.kill()
+    ended = command("stop", "--offline", "--all")
+    assert ended.stdout.count("is STOPPED") == 3, ended.stderr
+    assert asyncio.run(_running(home)) == []
+    assert command("stop", "--offline", "--all").stdout == "No gateway runs.\n"
+    whys = [line["who"] for line in command.json("audit", "show", "carl") if line["act"] == "stop"]
+    assert "without a manager" in whys[0]
+
+
+async def _running(home: Home) -> list[str]:
+    runtime = home.runtime()
+    await runtime.open()
+    try:
+        return sorted(each.follower_id for each in await runtime.list())
+    finally:
+        await runtime.close()
+
+
+# ---------------------------------------------------------------------------------------------- on a fake manager
+
+
+@pytest.fixture
+def told(home: Home, command: Command) -> Iterator[Callable[..., tuple[Control, int, str]]]:
+    """Runs a command on a terminal, or without one, beside a manager that only remembers what it is told."""
+
+    def run(*arguments: str, answer: str | None = None) -> tuple[Control, int, str]:
+        control = Control(home.directory)
+        live = {"trading_mode": "live", "container": "c"}
+        control.manager.snapshots = {
+            "alice": a_snapshot("alice", container="a"),
+            "lena": a_snapshot("lena", **live),
+            "lutz": a_snapshot("lutz", State.STOPPED, trading_mode="live"),
+            "otto": a_snapshot("otto", State.DISABLED),
+        }
+        return control, *asyncio.run(_beside(control, command, arguments, answer))
+
+    return run
+
+
+async def _beside(
+    control: Control, command: Command, arguments: tuple[str, ...], answer: str | None
+) -> tuple[int, str]:
+    async with control.served():
+        if answer is None:
+            done = await asyncio.to_thread(command, *arguments)
+            return done.returncode, done.stdout + done.stderr
+        return await asyncio.to_thread(_on_a_terminal, command.environment, arguments, answer)
+
+
+def _on_a_terminal(environment: dict[str, str], arguments: tuple[str, ...], answer: str) -> tuple[int, str]:
+    """Exit code and all that the terminal shows."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [PROGRAM, *arguments], env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown, answered = "", False
+        while select.select([ours], [], [], PATIENCE)[0]:
+            try:
+                shown += os.read(ours, 65536).decode()
+            except OSError:  # the other side has ended
+                break
+            if "[y/N]" in shown and not answered:
+                answered = True
+                os.write(ours, f"{answer}\n".encode())
+    os.close(ours)
+    return process.returncode, shown
+
+
+def _acts(control: Control) -> set[str]:
+    """Whom something was done to."""
+    return {
+        str(call[1])
+        for call in control.manager.calls
+        if call[0] in ("stop_gateway", "restart_gateway", "launch_gateway")
+    }
+
+
+@pytest.mark.parametrize("what", ["stop", "restart"])
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_something_live_is_ended_only_by_a_yes(
+    told: Callable[..., tuple[Control, int, str]], what: str, answer: str
+) -> None:
+    """On a terminal the follower that trades live is named, and nothing is done to anybody without a yes."""
+    control, code, shown = told(what, "alice", "lena", answer=answer)
+    assert "lena trades LIVE" in shown
+    assert "alice trades" not in shown
+    assert (code, _acts(control)) == ((0, {"alice", "lena"}) if answer == "y" else (1, set())), shown
+
+
+@pytest.mark.parametrize(("arguments", "answer"), [(["--yes"], ""), ([], None)])
+def test_a_yes_beforehand_and_a_script_are_not_asked(
+    told: Callable[..., tuple[Control, int, str]], arguments: list[str], answer: str | None
+) -> None:
+    """`--yes` is for people, and who has no terminal can't be asked."""
+    control, code, shown = told("stop", "lena", *arguments, answer=answer)
+    assert "LIVE" not in shown
+    assert (code, _acts(control)) == (0, {"lena"})
+
+
+def test_a_detach_from_something_live_asks(told: Callable[..., tuple[Control, int, str]]) -> None:
+    """Unwatched is not logged out, but nobody would notice its end."""
+    control, code, shown = told("detach", answer="n")
+    assert "lena trades LIVE" in shown
+    assert (code, control.detached) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "acted_on"),
+    [
+        ("launch --all", {"alice", "lena", "lutz"}),
+        ("stop --all", {"alice", "lena"}),
+        ("restart --all", {"alice", "lena"}),
+        ("launch alice lena alice", {"alice", "lena"}),
+    ],
+)
+def test_all_means_those_that_it_can_mean(
+    told: Callable[..., tuple[Control, int, str]], arguments: str, acted_on: set[str]
+) -> None:
+    """Nobody who is disabled is launched, nobody who has no gateway is stopped; each is acted on once."""
+    control, code, shown = told(*arguments.split())
+    assert (code, _acts(control)) == (0, acted_on), shown
+    assert len([each for each in control.manager.calls if "gateway" in each[0] and len(each) > 1]) == len(acted_on)
+
+
+def test_one_that_fails_keeps_the_others_from_nothing(told: Callable[..., tuple[Control, int, str]]) -> None:
+    """Each failure is a sentence of its own, and the exit code is that of a failure."""
+    control, code, shown = told("launch", "alice", "nobody", "lena")
+    assert (code, {"alice", "lena"} <= _acts(control)) == (1, True)
+    assert "'nobody'" in shown
+    assert "1 of 3 could not be done" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", ["stop", "stop --all alice", "launch", "restart --offline alice", "stop --offline"]
+)
+def test_who_is_meant_must_be_said(command: Command, arguments: str) -> None:
+    """Nobody and everybody at once are wrong usage."""
+    done = command(*arguments.split())
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_removing_a_live_follower_asks(home: Home, command: Command) -> None:
+    """The record of one that trades live goes only by a yes; a paper one goes at once."""
+    for name, live in (("paula", []), ("lena", ["--live"])):
+        assert command("followers", "add", name, "--vault-secret-ref", "ibkr/x", *live).returncode == 0
+    code, shown = _on_a_terminal(command.environment, ("followers", "remove", "lena"), "n")
+    assert (code, "lena trades LIVE" in shown) == (1, True)
+    assert "lena" in Path(home.followers_file).read_text()
+    assert _on_a_terminal(command.environment, ("followers", "remove", "paula"), "n")[0] == 0
+    assert _on_a_terminal(command.environment, ("followers", "remove", "lena"), "y")[0] == 0
+    assert "lena" not in Path(home.followers_file).read_text()

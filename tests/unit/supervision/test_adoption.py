@@ -1,0 +1,146 @@
+"""What the next manager does with what runs already, in made-up time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from spreadpilot_core.ibkr.model import events
+from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.states import State
+from support.made_up_fleet import ANNA, world_in
+from support.made_up_time import in_made_up_time, until
+
+SHAPES = pytest.mark.parametrize("pods", [False, True], ids=["containers", "pods"])
+HOUR = 3600.0
+
+
+@SHAPES
+@in_made_up_time
+async def test_what_runs_is_adopted_without_a_login(tmp_path: Path, pods: bool) -> None:
+    """The same container, endpoint and client id."""
+    async with world_in(tmp_path, pods=pods) as world:
+        world.add("anna", "ben")
+        async with world.running() as manager:
+            before = [await manager.state(State.READY, name) for name in ("anna", "ben")]
+        async with world.running() as manager:
+            after = [await manager.state(State.READY, name) for name in ("anna", "ben")]
+            assert [(each.container, each.endpoint, each.client_id) for each in after] == [
+                (each.container, each.endpoint, each.client_id) for each in before
+            ]
+            assert manager.happened(events.GatewayAdopted) == ["GatewayAdopted"]
+        assert [world.typed(name) for name in ("anna", "ben")] == [1, 1]
+
+
+@in_made_up_time
+async def test_an_adopted_port_is_given_to_nobody_else(tmp_path: Path) -> None:
+    """Nor is one that a follower had before: a program that knows the endpoint finds the same account there."""
+    async with world_in(tmp_path) as world:
+        world.add("anna", "ben")
+        async with world.running() as manager:
+            anna, ben = [(await manager.state(State.READY, name)).endpoint for name in ("anna", "ben")]
+            await manager.stop("ben")
+        world.add("carl")
+        async with world.running() as manager:
+            carl = (await manager.state(State.READY, "carl")).endpoint
+            await manager.launch("ben")
+            assert (await manager.state(State.READY, "ben")).endpoint == ben
+            assert (await manager.state(State.READY)).endpoint == anna
+            assert carl not in (anna, ben)
+
+
+@in_made_up_time
+async def test_a_pinned_port_is_that_one_or_none(tmp_path: Path) -> None:
+    """Taken by another program, it is waited for; then it is used."""
+    async with world_in(tmp_path) as world:
+        world.add("anna", gateway={"port": 4150})
+        world.engine.network.taken.add(4150)
+        async with world.running() as manager:
+            await until(lambda: "4150" in (manager.seen().reason or ""), manager.seen)
+            assert world.typed("anna") == 0
+            world.engine.network.taken.clear()
+            assert (await manager.state(State.READY)).endpoint == "127.0.0.1:4150"
+
+
+@SHAPES
+@in_made_up_time
+async def test_a_login_under_way_is_adopted_with_its_place(tmp_path: Path, pods: bool) -> None:
+    """The phone is asked once; approved under the next manager, the login has succeeded."""
+    async with world_in(tmp_path, pods=pods) as world:
+        world.add("anna", trading_mode="live")
+        world.script("anna", {"second_factor": {"answer": "pending"}}, timings="real")
+        async with world.running() as manager:
+            await manager.state(State.AWAITING_2FA)
+        async with world.running() as manager:
+            await manager.state(State.AWAITING_2FA)
+            manager.inject("approve_second_factor")
+            await manager.state(State.READY)
+        assert (world.typed("anna"), world.outcomes("anna")) == (1, ["succeeded"])
+
+
+@SHAPES
+@in_made_up_time
+async def test_a_gateway_that_ended_while_nobody_looked_is_replaced(tmp_path: Path, pods: bool) -> None:
+    """What it had logged tells that its login had succeeded: nothing is charged for it."""
+    async with world_in(tmp_path, pods=pods) as world:
+        world.add("anna")
+        async with world.running() as manager:
+            await manager.state(State.READY)
+        await world.engine.container(ANNA).stop(0)
+        async with world.running() as manager:
+            await manager.state(State.READY)
+        assert (world.typed("anna"), world.outcomes("anna")) == (2, ["succeeded"] * 2)
+
+
+@in_made_up_time
+async def test_a_container_that_no_record_names_is_left_alone(tmp_path: Path) -> None:
+    """Records that were lost: it may be logged in, so nobody logs in beside it; an operator's word adopts it."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        async with world.running() as manager:
+            await manager.state(State.READY)
+        world.content.records.clear()
+        async with world.running() as manager:
+            shown = await manager.state(State.NEEDS_HUMAN)
+            assert "no record names it" in (shown.reason or "")
+            await asyncio.sleep(HOUR)
+            assert world.typed("anna") == 1
+        async with world.running(accept_lost_records=True) as manager:
+            await manager.state(State.READY)
+        assert world.typed("anna") == 1
+
+
+@in_made_up_time
+async def test_a_deleted_follower_keeps_its_gateway_for_a_while(tmp_path: Path) -> None:
+    """An accident is put right within `removal_delay`; else its gateway is stopped, the others' go on."""
+    async with world_in(tmp_path) as world:
+        world.add("anna", "ben", "carl")
+        async with world.running(removal_delay=60.0) as manager:
+            for name in ("anna", "ben", "carl"):
+                await manager.state(State.READY, name)
+            world.drop("anna")
+            await asyncio.sleep(30)
+            assert manager.seen().state is State.READY
+            await until(lambda: ANNA not in manager.fleet.supervisors, within=300)
+            assert len(world.engine.simulator) == 2
+            assert manager.seen("ben").state is State.READY
+        assert world.outcomes("anna") == ["succeeded"]
+
+
+@in_made_up_time
+async def test_two_managers_with_other_identities_share_an_engine(tmp_path: Path) -> None:
+    """Neither touches the other's gateways; a user that is logged in there is not logged in here."""
+    async with world_in(tmp_path / "one") as one:
+        one.add("anna")
+        async with one.running() as first, world_in(tmp_path / "two", engine=one.engine) as two:
+            await first.state(State.READY)
+            two.broker.put("ibkr/anna", "user-anna", "x")
+            two.content.put_followers([{"id": "anna", "vault_secret_ref": "ibkr/anna", "enabled": True}])
+            async with two.running(container_prefix="second") as second:
+                await until(lambda: "another manager" in (second.seen().reason or ""), second.seen)
+                assert second.fleet.elsewhere.left_alone
+                await asyncio.sleep(600)
+                assert first.seen().state is State.READY
+        assert one.engine.typed == [FollowerId("anna")]

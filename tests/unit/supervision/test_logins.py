@@ -1,0 +1,164 @@
+"""What protects an account, in made-up time: rejected passwords, budgets, phones, users, and what an operator may take."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from spreadpilot_core.ibkr.errors import LoginRefusedError
+from spreadpilot_core.ibkr.model.reasons import ReasonCode
+from spreadpilot_core.ibkr.model.states import State
+from support.made_up_fleet import ANNA, BEN, PASSWORD, world_in
+from support.made_up_time import in_made_up_time, until
+
+REJECTED = {"wrong_password": True, "forever": True}
+DAY = 24 * 3600.0
+HOUR = 3600.0
+
+
+@in_made_up_time
+async def test_a_rejected_password_is_typed_once_and_never_again(tmp_path: Path) -> None:
+    """A human is asked; a day later nothing more was typed. A new secret is tried at once."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        world.script("anna", {"wrong_password": True})
+        async with world.running() as manager:
+            shown = await manager.state(State.NEEDS_HUMAN)
+            assert shown.reason_code is ReasonCode.PASSWORD_REJECTED
+            await asyncio.sleep(DAY)
+            assert world.typed("anna") == 1
+            world.broker.put("ibkr/anna", "user-anna", "another one")
+            await manager.state(State.READY)
+        assert world.outcomes("anna") == ["rejected", "succeeded"]
+
+
+@in_made_up_time
+async def test_a_rejection_outlives_the_manager(tmp_path: Path) -> None:
+    """The next one reads it in the record, and types nothing."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        world.script("anna", REJECTED)
+        async with world.running() as manager:
+            await manager.state(State.NEEDS_HUMAN)
+            await until(lambda: len(world.engine.simulator) == 0)
+        async with world.running() as manager:
+            await manager.state(State.NEEDS_HUMAN)
+            await asyncio.sleep(HOUR)
+        assert world.typed("anna") == 1
+
+
+@in_made_up_time
+async def test_failing_logins_end_with_the_budget(tmp_path: Path) -> None:
+    """With the pauses that grow in between; then a human is asked, and nothing more is typed."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        world.script("anna", {"login_hangs": True, "forever": True})
+        async with world.running(login_budget=3) as manager:
+            await until(lambda: manager.seen().reason_code is ReasonCode.LOGIN_BUDGET_SPENT, manager.seen, within=DAY)
+            await asyncio.sleep(DAY)
+        pauses = [
+            (after.reserved_at - before.reserved_at).total_seconds() for before, after in pairwise(world.logins("anna"))
+        ]
+        assert (len(pauses), pauses == sorted(pauses), pauses[0] >= 300) == (2, True, True)
+
+
+@in_made_up_time
+async def test_an_operator_takes_one_more_login_and_not_two_at_once(tmp_path: Path) -> None:
+    """`retry_login` passes the rejection once; within a minute it is refused with why."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        world.script("anna", {"wrong_password": True}, {"wrong_password": True})
+        async with world.running() as manager:
+            await manager.state(State.NEEDS_HUMAN)
+            await asyncio.sleep(HOUR)
+            await manager.launch(retry_login=True)
+            await until(lambda: world.typed("anna") == 2)
+            await manager.state(State.NEEDS_HUMAN)
+            with pytest.raises(LoginRefusedError):
+                await manager.launch(retry_login=True)
+            await asyncio.sleep(HOUR)
+            await manager.launch(retry_login=True)
+            await manager.state(State.READY)
+        assert [each.by_operator for each in world.logins("anna")] == [False, True, True]
+
+
+@in_made_up_time
+async def test_one_phone_is_asked_by_one_login_at_a_time(tmp_path: Path) -> None:
+    """The second login of an owner waits until the first is approved."""
+    async with world_in(tmp_path) as world:
+        for name in ("anna", "ben"):
+            world.add(name, trading_mode="live", phone_owner="olga")
+            world.script(name, {"second_factor": {"answer": "pending"}}, timings="real")
+        async with world.running() as manager:
+            await until(lambda: State.AWAITING_2FA in (manager.seen().state, manager.seen(BEN).state))
+            first, second = (ANNA, BEN) if manager.seen().state is State.AWAITING_2FA else (BEN, ANNA)
+            assert manager.seen(second).state is State.QUEUED
+            assert world.typed(second) == 0
+            manager.inject("approve_second_factor", first)
+            await manager.state(State.READY, first)
+            await manager.state(State.AWAITING_2FA, second)
+            manager.inject("approve_second_factor", second)
+            await manager.state(State.READY, second)
+        assert (world.typed(first), world.typed(second)) == (1, 1)
+
+
+@in_made_up_time
+async def test_a_phone_that_nobody_answers_is_asked_a_few_times_a_day(tmp_path: Path) -> None:
+    """At most four prompts in 24 hours that nobody asked for."""
+    async with world_in(tmp_path) as world:
+        world.add("anna", trading_mode="live")
+        world.script("anna", {"second_factor": {"answer": "missed"}, "forever": True}, timings="real")
+        async with world.running(login_budget=8):
+            await asyncio.sleep(DAY / 2)
+        assert 1 <= world.typed("anna") <= 4
+
+
+@in_made_up_time
+async def test_one_user_has_one_gateway(tmp_path: Path) -> None:
+    """Two followers with one IBKR user: the second says so and never logs in beside the first."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        world.add("ben")
+        world.broker.put("ibkr/ben", "USER-anna", PASSWORD)
+        async with world.running() as manager:
+            await until(lambda: State.READY in (manager.seen().state, manager.seen(BEN).state))
+            first, second = (ANNA, BEN) if manager.seen().state is State.READY else (BEN, ANNA)
+            await asyncio.sleep(HOUR)
+            assert manager.seen(first).state is State.READY
+            assert manager.seen(second).reason_code is ReasonCode.USER_LOGGED_IN_ELSEWHERE
+            assert world.typed(second) == 0
+            await manager.stop(first)
+            await manager.state(State.READY, second)
+
+
+@in_made_up_time
+async def test_a_login_in_ibkrs_reset_is_not_typed_before_it_is_over(tmp_path: Path) -> None:
+    """It waits, says until when, and then logs in; nothing is charged."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        world.script("anna", reset_hours="America/New_York 10:00-11:00")
+        async with world.running() as manager:
+            shown = await manager.state(State.QUEUED)
+            await until(lambda: manager.seen().reason_code is ReasonCode.IBKR_RESET_WINDOW, lambda: shown)
+            await asyncio.sleep(HOUR / 2)
+            assert world.typed("anna") == 0
+            await manager.state(State.READY)
+        assert world.outcomes("anna") == ["succeeded"]
+
+
+@in_made_up_time
+async def test_a_secret_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    """Nobody logs in, nothing is given up; once it can be read the login goes on."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        world.broker.is_away = True
+        async with world.running() as manager:
+            await until(lambda: ANNA in manager.fleet.supervisors)
+            await asyncio.sleep(HOUR)
+            assert manager.seen().state in (State.QUEUED, State.BACKING_OFF)
+            world.broker.is_away = False
+            await manager.state(State.READY)
+        assert (world.typed("anna"), world.outcomes("anna")) == (1, ["succeeded"])
