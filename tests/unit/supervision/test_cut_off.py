@@ -47,7 +47,7 @@ def name_of(task: asyncio.Task[object]) -> str:
 async def test_killed_at_any_moment_of_a_launch(tmp_path: Path, pods: bool) -> None:
     """The next manager gets it ready; never two gateways; every login that was typed is written down, and none is left open."""
     met = set()
-    for moment in range(0, 100, 3):
+    for moment in range(0, 100, 2):
         async with world_in(tmp_path / str(moment), pods=pods) as world:
             world.add("anna")
             await launch_and_die(world, moment)
@@ -91,7 +91,7 @@ async def must_recover(world: World) -> None:
 @in_made_up_time
 async def test_a_container_that_a_dead_managers_request_makes_late_is_found(tmp_path: Path, pods: bool) -> None:
     """The successor has launched in vain by then, and written that launch down: the name is taken by one of an earlier launch."""
-    for moment in range(0, 100, 3):
+    for moment in range(0, 100, 2):
         async with world_in(tmp_path / str(moment), pods=pods) as world:
             world.add("anna")
             await launch_and_die(world, moment)

@@ -90,6 +90,25 @@ async def test_a_store_that_is_away_lets_nobody_log_in_and_nobody_go(tmp_path: P
 
 
 @in_made_up_time
+async def test_a_store_that_opens_slowly_is_not_away(tmp_path: Path) -> None:
+    """What happens meanwhile is written once it is open, and nobody is told that it could not be."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        world.content.opening_takes = 5.0
+        manager = world.manager()
+        manager.fleet.begin()
+        manager.services.notices.tell("here", "Something happened.")
+        try:
+            await manager.state(State.READY)
+            assert [each for each in manager.events if isinstance(each, NoticeGiven) and "kept" in each.sentence] == []
+            await until(
+                lambda: any(each["sentence"] == "Something happened." for each in world.content.history.values())
+            )
+        finally:
+            await manager.close()
+
+
+@in_made_up_time
 async def test_a_login_whose_end_can_not_be_written_is_written_when_it_can(tmp_path: Path) -> None:
     """Its success is known here, and shuts its user out of nothing."""
     async with world_in(tmp_path) as world:

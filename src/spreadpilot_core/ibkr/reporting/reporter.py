@@ -35,6 +35,9 @@ HISTORY_WAITING = 10_000
 class ReportStore(AuditHeads, Protocol):
     """What is written to; all raise `StoreUnavailableError` when it is away."""
 
+    tried: asyncio.Event
+    """Whether it was opened, or found to be away."""
+
     async def report(self, mappings: Sequence[GatewayMapping]) -> None:
         """Replace the mappings by these."""
 
@@ -110,6 +113,7 @@ class Reporter:
         self._due.set()
 
     async def _run(self) -> None:
+        await self._store.tried.wait()  # a store that nobody has opened yet is not away
         while True:
             if not await wait_for(self._due, within=self._compare_every):
                 self._mappings_due = True

@@ -71,6 +71,8 @@ class MemoryContent:
     identities: list[str] = field(default_factory=list)
     is_away: bool = False
     """Every call fails as long as it is."""
+    opening_takes: float = 0.0
+    """Seconds, as a disk or a server takes some."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced, when somebody has changed the followers."""
 
@@ -90,6 +92,7 @@ class _Adapter:
 
     async def open(self) -> None:
         """Nothing is connected. Raises `StoreUnavailableError` while the content is away."""
+        await asyncio.sleep(self.content.opening_takes)
         await self._reach()
         self._is_open = True
 
@@ -139,14 +142,14 @@ class InMemoryRecords(_Adapter):
 
     async def identify(self, offered: Identities) -> Identities:
         """Whose records these are; without an identity the one that is offered is kept."""
-        await self._reach()
+        await self._reach_open()
         if not self.content.identities:
             self.content.identities.extend(offered.all)
         return self._identities()
 
     async def adopt_identity(self, identity: str) -> Identities:
         """Add one to those that are there."""
-        await self._reach()
+        await self._reach_open()
         if identity not in self.content.identities:
             self.content.identities.append(identity)
         return self._identities()
@@ -159,12 +162,12 @@ class InMemoryRecords(_Adapter):
 
     async def load(self) -> LoadedRecords:
         """All records, and whose are damaged."""
-        await self._reach()
+        await self._reach_open()
         return parse_records(sorted(self.content.records.items()), where=_WHERE)
 
     async def save(self, record: Record, *, unless_newer: bool = False) -> None:
         """Write one record whole."""
-        await self._reach()
+        await self._reach_open()
         document, known = RECORDS.dump(record), self.content.records.get(record.follower_id)
         if not (unless_newer and is_newer(known, document)):
             self.content.records[record.follower_id] = document
@@ -173,7 +176,7 @@ class InMemoryRecords(_Adapter):
 
     async def reserve_login(self, attempt: LoginAttempt, limits: LoginLimits) -> LoginRefusal | None:
         """Reserve one login, or say why not. An attempt that is there already stays as it is."""
-        await self._reach()
+        await self._reach_open()
         known = self._logins_of(attempt.user)
         if any(other.id == attempt.id for other in known):
             return None
@@ -187,31 +190,31 @@ class InMemoryRecords(_Adapter):
 
     async def withdraw_login(self, attempt_id: AttemptId, user: str) -> None:
         """Make sure that it is not reserved."""
-        await self._reach()
+        await self._reach_open()
         for each in self._logins_of(canonical_user(user)):
             if each.id == attempt_id and each.started_at is None and each.outcome is None:
                 del self.content.logins[attempt_id]
 
     async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> bool:
         """Write that its container is about to log in; False when it is settled already, or not there."""
-        await self._reach()
+        await self._reach_open()
         return self._change(attempt_id, lambda each: replace(each, container_id=container_id, started_at=at))
 
     async def settle_login(
         self, attempt_id: AttemptId, outcome: LoginOutcome, at: datetime, *, not_before: datetime | None = None
     ) -> None:
         """Write how it ended; the first outcome stays."""
-        await self._reach()
+        await self._reach_open()
         self._change(attempt_id, lambda each: replace(each, outcome=outcome, settled_at=at, not_before=not_before))
 
     async def unsettled_logins(self) -> Sequence[LoginAttempt]:
         """Attempts without an outcome, oldest first."""
-        await self._reach()
+        await self._reach_open()
         return in_order(open_logins(self.content.logins.values(), where=_WHERE))
 
     async def full_logins(self, user: str, since: datetime) -> Sequence[LoginAttempt]:
         """Attempts of this user reserved at or after `since` that ended and are not void, oldest first."""
-        await self._reach()
+        await self._reach_open()
         return full_since(self._logins_of(canonical_user(user)), since)
 
     def _logins_of(self, user: str) -> list[LoginAttempt]:
@@ -233,12 +236,12 @@ class InMemoryRecords(_Adapter):
 
     async def report(self, mappings: Sequence[GatewayMapping]) -> None:
         """Replace the mappings."""
-        await self._reach()
+        await self._reach_open()
         self.content.mappings = {each.follower_id: MAPPINGS.dump(each) for each in mappings}
 
     async def append_history(self, entries: Sequence[HistoryEntry]) -> None:
         """Append it, unless the ids are there, and prune it by age and count."""
-        await self._reach()
+        await self._reach_open()
         for entry in entries:
             self.content.history.setdefault(entry.id, HISTORY.dump(entry))
         oldest = self._clock() - HISTORY_AGE
@@ -247,21 +250,21 @@ class InMemoryRecords(_Adapter):
 
     async def read_history(self, query: HistoryQuery) -> HistoryPage:
         """One page, newest first."""
-        await self._reach()
+        await self._reach_open()
         found = [HISTORY.read(each, where=_WHERE) for each in self.content.history.values()]
         asked = sorted((each for each in found if _is_asked(each, query)), key=_place, reverse=True)
         return history_page(asked[: query.limit + 1], query)
 
     async def keep_audit_head(self, trail: str, head: AuditHead) -> None:
         """Keep the newest line of this audit trail; an older one changes nothing."""
-        await self._reach()
+        await self._reach_open()
         known = self.content.audit_heads.get(trail)
         if known is None or known.serial <= head.serial:
             self.content.audit_heads[trail] = head
 
     async def audit_head(self, trail: str) -> AuditHead | None:
         """The newest line that was kept of this trail."""
-        await self._reach()
+        await self._reach_open()
         return self.content.audit_heads.get(trail)
 
 

@@ -74,6 +74,8 @@ class Ledger:
         self._tasks = Tasks("ledger")
         self._tell = tell
         self._is_open = False
+        self.tried = asyncio.Event()
+        """Whether the store was opened, or found to be away."""
         self._damaged: Mapping[FollowerId, str] = {}
         self.fault: Reason | None = Reason(ReasonCode.NOT_OBSERVED_YET, "The record store was not read yet.")
         """Why the store can't be used, while it can't."""
@@ -88,6 +90,8 @@ class Ledger:
         except UnavailableError as error:
             self.fault = Reason(ReasonCode.STORE_UNAVAILABLE, str(error))
             raise
+        finally:
+            self.tried.set()
         self.fault, self._is_open, self._damaged = None, True, records.damaged
         return records
 
