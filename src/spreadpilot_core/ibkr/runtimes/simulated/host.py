@@ -33,7 +33,7 @@ _ANSWER_WITHIN = 30.0
 """Seconds for an answer that takes no time by itself: a host that is stopped or swamped counts as away then."""
 _GREETING_WITHIN = 10.0
 """Seconds for the answer to a greeting."""
-_START_WITHIN = 20.0
+_START_WITHIN = 60.0
 """Seconds for a host to start: 0.2 on an idle machine."""
 _STARTS = 3
 """Tries to start a host: one that is just ending holds the directory for a moment."""
