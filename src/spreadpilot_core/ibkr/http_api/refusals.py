@@ -50,6 +50,13 @@ _CODES: tuple[tuple[type[GatewayManagerError], int], ...] = (
     (GatewayManagerError, 500),
 )
 """The first that fits: 4xx is the caller's turn, 503 may pass by itself."""
+_UNKNOWN: Mapping[int, tuple[str, str | None]] = {
+    404: ("UnknownRoute", "`GET /v1/openapi.json` describes every route."),
+    405: ("MethodNotAllowed", "`GET /v1/openapi.json` describes every route."),
+    408: ("BodyTooSlow", None),
+    413: ("BodyTooLong", None),
+}
+"""What is wrong with a request that reached no route of ours, by its code: its name, and what helps."""
 
 
 Shown = Callable[[HTTPConnection, int, Refusal, Mapping[str, str]], Response | None]
@@ -105,8 +112,9 @@ async def _refuse_invalid(request: Request, error: Exception) -> Response:
 
 async def _refuse_unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    name, hint = _UNKNOWN.get(error.status_code, ("InvalidRequest", None))
     sentence = f"{request.method} {request.url.path}: {error.detail}."
-    return _answer(request, error.status_code, Refusal(error="HTTPException", sentence=sentence), error.headers)
+    return _answer(request, error.status_code, Refusal(error=name, sentence=sentence, hint=hint), error.headers)
 
 
 async def _tell_defect(request: Request, error: Exception) -> Response:
