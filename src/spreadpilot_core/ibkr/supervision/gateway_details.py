@@ -67,17 +67,8 @@ class GatewayDetails:
         if supervisor is None or (follower := supervisor.facts.follower) is None:
             return {}
         options = spec_for(follower, self._services.options).options.model_dump(exclude_none=True)
-        shown = {
-            "vault_secret_ref": follower.vault_secret_ref,
-            "enabled": follower.enabled,
-            "state": follower.state,
-            "trading_mode": follower.trading_mode.value,
-            "account": follower.account,
-            "phone_owner": follower.phone_owner,
-            "region": follower.region,
-            "exchange": follower.exchange,
-            **{f"gateway.{name}": value for name, value in options.items()},
-        }
+        shown = follower.shown() | {f"gateway.{name}": value for name, value in options.items()}
+        del shown["id"]
         return {name: _written(value) for name, value in shown.items() if value is not None}
 
     async def log_lines(self, follower_id: str, *, last: int, follow: bool = False) -> AsyncIterator[str]:
