@@ -278,7 +278,7 @@ class Settings(BaseSettings):
     java_heap_mib: int = Field(default=768, ge=256, le=16384)
     """Java heap of a gateway, MiB; its memory limit follows."""
     vnc: bool = False
-    """Offer each gateway's screen on a loopback port."""
+    """Offer each gateway's screen on a loopback port, and keep a picture of it when the gateway is given up."""
 
     @field_validator("runtime_url")
     @classmethod

@@ -29,6 +29,7 @@ from spreadpilot_core.ibkr.errors import (
 )
 from spreadpilot_core.ibkr.http_api.leader import NotLeaderError
 from spreadpilot_core.ibkr.http_api.models import NotLeaderRefusal, Refusal
+from spreadpilot_core.ibkr.http_api.pictures import UnknownPictureError
 from spreadpilot_core.ibkr.http_api.served import served_app
 from spreadpilot_core.ibkr.model.reasons import ReasonCode
 from spreadpilot_core.ibkr.telemetry import get_logger
@@ -44,6 +45,7 @@ _CODES: tuple[tuple[type[GatewayManagerError], int], ...] = (
     (ClientOutOfReachError, 409),
     (ClientLeaseLostError, 409),
     (ScreenError, 409),
+    (UnknownPictureError, 404),
     (SettingsError, 400),
     (NotStartedError, 503),
     (UnavailableError, 503),
