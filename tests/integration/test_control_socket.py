@@ -118,13 +118,13 @@ async def test_an_unknown_follower_is_404(control: Control) -> None:
 
 async def test_what_is_no_request_of_ours_has_the_same_form(control: Control) -> None:
     """A wrong path, method or body is answered with the same three fields, so that clients need one way to read."""
-    for method, path, body, code in (
-        ("GET", "/nothing", None, 404),
-        ("DELETE", "/gateways", None, 405),
-        ("POST", "/gateways/alice/launch", {"retry": 1}, 422),
+    for method, path, body, code, error in (
+        ("GET", "/nothing", None, 404, "UnknownRoute"),
+        ("DELETE", "/gateways", None, 405, "MethodNotAllowed"),
+        ("POST", "/gateways/alice/launch", {"retry": 1}, 422, "InvalidRequest"),
     ):
         response = await control.raw(method, path, json=body)
-        assert response.status_code == code
+        assert (response.status_code, response.json()["error"]) == (code, error)
         assert set(response.json()) == {"error", "sentence", "hint"}
     assert not [call for call in control.manager.calls if call[0] == "launch_gateway"]
 

@@ -59,7 +59,12 @@ def routes() -> Iterator[tuple[str, str, APIRoute]]:
 
 def path_of(path: str, follower_id: str = "alice") -> str:
     """The path with something in each place."""
-    return path.replace("{follower_id}", follower_id).replace("{operation_id}", "none").replace("{lease}", "10000-x")
+    return (
+        path.replace("{follower_id}", follower_id)
+        .replace("{operation_id}", "none")
+        .replace("{lease}", "10000-x")
+        .replace("{picture_id}", "none")
+    )
 
 
 @pytest.fixture
@@ -94,7 +99,7 @@ async def test_the_table_of_roles_is_what_happens(address: Address) -> None:
         others = await _asked(address, method, path_of(path, OTHER), limited) if "{follower_id}" in path else None
         assert others in (None, 403, 404), (method, path)
         shown = path.replace("{follower_id:path}", "FOLLOWER").replace("{follower_id}", "FOLLOWER")
-        shown = shown.replace("{operation_id}", "ID").replace("{lease}", "LEASE")
+        shown = shown.replace("{operation_id}", "ID").replace("{lease}", "LEASE").replace("{picture_id}", "ID")
         cells = [*(found[who] for who in ("nobody", *given)), str(others or "")]
         if declared.role is None:
             cells = ["with a token in its body", *([""] * 4)]

@@ -18,8 +18,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from spreadpilot_core.ibkr.access import tokens
 from spreadpilot_core.ibkr.errors import AuditError
 from spreadpilot_core.ibkr.http_api.page import screen
-from spreadpilot_core.ibkr.http_api.page.rfb import VERSION
 from spreadpilot_core.ibkr.model.details import ScreenAddress
+from spreadpilot_core.ibkr.screens.picture import Pixels
+from spreadpilot_core.ibkr.screens.rfb import VERSION
 from support.address import Address
 from support.browser import INSTALL as INSTALL_CHROMIUM
 from support.fake_manager import a_snapshot
@@ -158,6 +159,34 @@ async def test_a_revoked_token_ends_it(address: Address, monkeypatch: pytest.Mon
                     await socket.recv()
 
 
+async def test_last_pictures_are_for_operators_and_audited(address: Address) -> None:
+    """As the screen is: below `/v1` and on the page, whose viewers don't even learn that there are any."""
+    content = Pixels(1, 1, bytes(4)).as_png()
+    address.manager.details.kept = {"20261124T093512004211": content}
+    operator, viewer = await address.token("operator", name="olga"), await address.token("viewer")
+    listed = (await address.ask("GET", "/gateways/alice/pictures", operator)).json()
+    assert listed == [{"id": "20261124T093512004211", "at": "2026-11-24T09:35:12.004211Z", "size": len(content)}]
+    assert [each["act"] for each in address.audited.lines] == []
+    path = f"/gateways/alice/pictures/{listed[0]['id']}"
+    answer = await address.ask("GET", path, operator)
+    assert (answer.headers["content-type"], answer.content) == ("image/png", content)
+    assert answer.headers["cache-control"] == "no-store"
+    (line,) = address.audited.lines
+    assert (line["act"], line["follower"], line["detail"]) == ("picture-open", "alice", listed[0]["id"])
+    assert str(line["who"]).startswith("token olga")
+    missing = await address.ask("GET", "/gateways/alice/pictures/20200101T000000000000", operator)
+    assert (missing.status_code, missing.json()["error"]) == (404, "UnknownPictureError")
+    assert (await address.ask("GET", "/gateways/nobody/pictures", operator)).status_code == 404
+    for refused in (path, "/gateways/alice/pictures"):
+        assert (await address.ask("GET", refused, viewer)).status_code == 403
+    for token, shows in ((operator, True), (viewer, False)):
+        async with address.http(token, base_url=f"http://127.0.0.1:{address.port}") as http:
+            page = await http.get("/gateway?follower=alice")
+            assert ("2026-11-24 09:35:12 UTC" in page.text, page.text.count("<img")) == (shows, int(shows))
+    address.audited.failing = AuditError("The audit trail can't be written.")
+    assert (await address.ask("GET", path, operator)).status_code == 503
+
+
 @pytest.mark.real_part("tigervnc")
 @pytest.mark.parametrize(
     ("button", "said"), [("Show the screen", "Shown, view only"), ("Show it, with keyboard and mouse", "Shown, with")]
@@ -184,4 +213,28 @@ async def test_a_real_server_in_a_browser(address: Address, button: str, said: s
             await page.get_by_role("button", name="Close").click()
             await expect(page.locator("#screen-said")).to_have_text("Closed", timeout=PATIENCE * 1000)
             await browser.close()
+    assert wrong == []
+
+
+async def test_a_last_picture_is_loaded_when_it_is_unfolded_and_not_before(address: Address) -> None:
+    """In Chromium, under the page's policy: whoever looks at a gateway's page alone has opened no picture."""
+    program = shutil.which("chromium") or need("Chromium", INSTALL_CHROMIUM)
+    wrong: list[Any] = []
+    address.manager.details.kept = {"20261124T093512004211": Pixels(40, 30, bytes([200, 0, 0, 0]) * 1200).as_png()}
+    token = await address.token("operator")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = await browser.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        await page.goto(f"http://127.0.0.1:{address.port}/sign-in?next=/gateway?follower=alice#token={token}")
+        summary, image = page.locator("details.picture summary"), page.locator("details.picture img")
+        await summary.scroll_into_view_if_needed()
+        await expect(page.locator("#log")).to_be_visible()
+        assert "picture-open" not in [each["act"] for each in address.audited.lines]
+        await summary.click()
+        await page.wait_for_function("document.querySelector('details.picture img').naturalWidth == 40")
+        await expect(image).to_be_visible()
+        assert [each["act"] for each in address.audited.lines].count("picture-open") == 1
+        await browser.close()
     assert wrong == []

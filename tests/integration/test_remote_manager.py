@@ -15,7 +15,7 @@ from spreadpilot_core.ibkr.errors import GatewayManagerError, SettingsError, Unk
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 from spreadpilot_core.ibkr.model.events import ClientStale, Event, GatewayReady, StateChanged
 from spreadpilot_core.ibkr.model.states import GatewayStatus
-from spreadpilot_core.ibkr.remote import ManagerAwayError, RemoteGatewayManager
+from spreadpilot_core.ibkr.remote import ManagerAwayError, RemoteGatewayManager, held_client
 from spreadpilot_core.ibkr.supervision.client_leases import KIND
 from support.home import PATIENCE, Home, eventually
 
@@ -160,6 +160,27 @@ async def test_no_manager_is_an_error_that_says_where_it_was_looked_for(tmp_path
         await remote.start()
     with pytest.raises(ManagerAwayError, match="gateway-manager run"):
         await remote.get_client("alice", timeout=0.5)
+    await remote.stop()
+
+
+async def test_who_waits_for_a_manager_is_told_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the wait is over, and with the place that is asked; one that is away for a moment is not worth a word."""
+    remote = RemoteGatewayManager(f"unix:{tmp_path}")
+    with pytest.raises(ManagerAwayError):
+        await remote.get_client("alice", timeout=0.5)
+    assert "It is waited for" not in caplog.text
+    monkeypatch.setattr(held_client, "AWAY_LOGGED_AFTER", 0.5)
+    waiting = asyncio.ensure_future(remote.get_client("alice", timeout=PATIENCE))
+    await eventually(lambda: "It is waited for" in caplog.text)
+    assert not waiting.done()
+    (told,) = [each for each in caplog.records if "It is waited for" in each.message]
+    assert (told.levelname, str(tmp_path) in told.message, "alice" in told.message) == ("WARNING", True, True)
+    begun = remote._held["alice"]._begun
+    await eventually(lambda: remote._held["alice"]._begun > begun + 1)
+    assert caplog.text.count("It is waited for") == 1
+    waiting.cancel()
     await remote.stop()
 
 

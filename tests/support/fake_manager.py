@@ -11,7 +11,7 @@ from typing import Any
 from spreadpilot_core.ibkr.errors import ScreenError, UnknownFollowerError
 from spreadpilot_core.ibkr.model.availability import Availability, AvailabilityDay
 from spreadpilot_core.ibkr.model.client_leases import ClientPlace, GatewayEndpoint, LeasedClient, LeaseView
-from spreadpilot_core.ibkr.model.details import PhoneQueue, ScreenAddress
+from spreadpilot_core.ibkr.model.details import PhoneQueue, Picture, ScreenAddress
 from spreadpilot_core.ibkr.model.events import Event, EventBus
 from spreadpilot_core.ibkr.model.followers import TradingMode
 from spreadpilot_core.ibkr.model.readiness import Readiness
@@ -159,6 +159,8 @@ class FakeDetails:
         self.settings: dict[str, str] = {}
         self.lines: list[str] = []
         self.screens: dict[str, ScreenAddress] = {}
+        self.kept: dict[str, bytes] = {}
+        """Pictures of whichever gateway, by their ids."""
 
     @property
     def last_event(self) -> int | None:
@@ -188,6 +190,17 @@ class FakeDetails:
         if follower_id not in self.screens:
             raise ScreenError(follower_id)
         return self.screens[follower_id]
+
+    async def pictures(self, follower_id: str) -> tuple[Picture, ...]:
+        self._manager._about("pictures", follower_id)
+        return tuple(
+            Picture(each, datetime.strptime(each, "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC), len(content))
+            for each, content in self.kept.items()
+        )
+
+    async def picture(self, follower_id: str, picture_id: str) -> bytes | None:
+        self._manager._about("picture", follower_id)
+        return self.kept.get(picture_id)
 
 
 class FakeClients:

@@ -24,7 +24,7 @@ from spreadpilot_core.ibkr.credentials.in_memory import InMemoryBroker
 from spreadpilot_core.ibkr.deciding.observation import Limits
 from spreadpilot_core.ibkr.model.events import Event, EventBus
 from spreadpilot_core.ibkr.model.followers import FollowerId
-from spreadpilot_core.ibkr.model.gateways import Endpoint
+from spreadpilot_core.ibkr.model.gateways import Endpoint, Gateway
 from spreadpilot_core.ibkr.model.records import LoginAttempt
 from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
 from spreadpilot_core.ibkr.model.states import State
@@ -33,6 +33,7 @@ from spreadpilot_core.ibkr.runtimes.host_ports import PortLeases
 from spreadpilot_core.ibkr.runtimes.in_memory.engine import InMemoryEngine
 from spreadpilot_core.ibkr.runtimes.in_memory.runtime import InMemoryPods, InMemoryRuntime
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.simulator.engine.container import Container
 from spreadpilot_core.ibkr.store.documents import LOGINS
 from spreadpilot_core.ibkr.store.in_memory import (
     InMemoryAvailability,
@@ -51,6 +52,7 @@ from spreadpilot_core.ibkr.supervision.services import Services, limits_of
 from spreadpilot_core.ibkr.supervision.snapshots import snapshot
 from spreadpilot_core.ibkr.supervision.supervisor import GatewaySupervisor
 from spreadpilot_core.ibkr.system.clock import utc_now
+from support.fake_pictures import FakePictures
 from support.made_up_time import MadeUpTimeLoop, until
 
 ANNA, BEN = FollowerId("anna"), FollowerId("ben")
@@ -76,6 +78,8 @@ class World:
         self.engine = engine or InMemoryEngine()
         self.content = MemoryContent()
         self.broker = InMemoryBroker(self.engine.deliver)
+        self.shows_screens = False
+        self.pictures = FakePictures(lambda name: self.engine.container(name).runs_gateway)
         loop = asyncio.get_running_loop()
         assert isinstance(loop, MadeUpTimeLoop)
         loop.network = lambda host, port, client: self.engine.connect(Endpoint(host, port), client)
@@ -134,6 +138,13 @@ class World:
         await self.engine.close()
 
 
+class _WithScreens(InMemoryRuntime):
+    """Each gateway shows its screen."""
+
+    def _gateway(self, container: Container) -> Gateway:
+        return replace(super()._gateway(container), vnc="127.0.0.1:5900")
+
+
 class MadeUpManager:
     """A fleet, and what it is made of."""
 
@@ -152,6 +163,7 @@ class MadeUpManager:
             broker=world.broker,
             ledger=self.ledger,
             availability=InMemoryAvailability(world.content),
+            pictures=world.pictures,
             auditor=Auditor(AuditTrail(world.directory), who="test"),
             connector=Connector(ib_factory=ib_async.IB),
             admission=Admission(parallel_starts=self.settings.parallel_starts),
@@ -172,7 +184,8 @@ class MadeUpManager:
         if self.world.pods:
             return InMemoryPods(engine, owner=owner)
         ports = PortLeases(4100, 4200, is_free=engine.network.is_free)
-        return InMemoryRuntime(engine, owner=owner, ports=ports)
+        kind = _WithScreens if self.world.shows_screens else InMemoryRuntime
+        return kind(engine, owner=owner, ports=ports)
 
     async def begin(self) -> None:
         """Start, and look once at what there is."""

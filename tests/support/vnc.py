@@ -13,13 +13,13 @@ from pathlib import Path
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 
-from spreadpilot_core.ibkr.http_api.page.rfb import VERSION, answer_to
 from spreadpilot_core.ibkr.model.details import ScreenAddress
+from spreadpilot_core.ibkr.screens.rfb import VERSION, answer_to
 from support.ports import free_ports
 from support.real_parts import need
 from support.waiting import wait_until
 
-INSTALL = "apt-get install tigervnc-standalone-server"
+INSTALL = "apt-get install tigervnc-standalone-server x11-xserver-utils"
 PASSWORD = "scr33n-p"
 CHALLENGE = bytes(range(16, 32))
 SERVER_INIT = b"\x02\x80\x01\xe0" + bytes([32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0]) + b"\0\0\0\4test"
@@ -69,9 +69,10 @@ class WritingServer:
 
 
 @contextmanager
-def tigervnc(width: int = 640, height: int = 480) -> Iterator[ScreenAddress]:
-    """A real one with an empty screen of this size; where it is not installed, the test is skipped, and fails in CI."""
+def tigervnc(width: int = 640, height: int = 480, colour: tuple[int, ...] = (0, 0, 0)) -> Iterator[ScreenAddress]:
+    """A real one with a screen of this size, all of one colour; where it is not installed, the test is skipped, and fails in CI."""
     program = shutil.which("Xvnc") or need("TigerVNC", INSTALL)
+    painter = shutil.which("xsetroot") or need("xsetroot", INSTALL)
     port = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="vnc-") as place:
         file = Path(place) / "password"
@@ -90,6 +91,7 @@ def tigervnc(width: int = 640, height: int = 480) -> Iterator[ScreenAddress]:
         try:
             wait_until(lambda: b"Listening for VNC connections" in log.read_bytes() or process.poll() is not None)
             assert process.poll() is None, log.read_text()
+            subprocess.run([painter, "-display", f":{port}", "-solid", f"#{bytes(colour).hex()}"], check=True)
             yield ScreenAddress("127.0.0.1", port, PASSWORD)
         finally:
             process.terminate()

@@ -74,6 +74,22 @@ async def test_an_address_that_is_taken_stops_the_start_and_names_the_setting() 
     await home.end()
 
 
+async def test_nothing_is_answered_by_a_name_that_is_none_of_ours() -> None:
+    """A page of another site can have its own name point to loopback, and would read the followers' names."""
+    home = Home()
+    port = free_ports(1)
+    async with (
+        home.manager(metrics_address=f"{port}", http_allowed_hosts=["metrics.example"]),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        for path in ("/metrics", "/readyz", "/livez"):
+            for host, refused in ((f"evil.example:{port}", True), ("", True), (f"metrics.example:{port}", False)):
+                answer = await client.get(path, headers={"Host": host})
+                assert (answer.status_code == 421) is refused, (path, host)
+            assert (await client.get(path)).status_code in (200, 503)
+    await home.end()
+
+
 @pytest.mark.parametrize(
     ("given", "address"),
     [

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spreadpilot_core.ibkr.http_api.page.rfb import VERSION, BrowserMessages, RfbError, answer_to, let_in, sign_in
+from spreadpilot_core.ibkr.http_api.page.rfb import BrowserMessages, let_in
+from spreadpilot_core.ibkr.screens.rfb import VERSION, RfbError, answer_to, sign_in
 
 HELLO = b"\0"
 UPDATE = struct.pack(">BBHHHH", 3, 0, 0, 0, 640, 480)

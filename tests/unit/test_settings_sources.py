@@ -8,7 +8,8 @@ import pytest
 
 from spreadpilot_core.ibkr.errors import SettingsError
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.settings_sources import HIDDEN, ignored, masked, origin_of
+from spreadpilot_core.ibkr.settings_sources import ignored, masked, origin_of
+from spreadpilot_core.ibkr.system.wording import HIDDEN
 
 DOCUMENTED = [
     *("gateway_image", "port_range_start", "port_range_end", "client_id_range_start", "client_id_range_end"),

@@ -29,6 +29,7 @@ A reconcile loop for each follower: desired state and observed state -> decision
     controller_log/     what a controller prints and ends with, read into one view of the login
     access/             who may ask over the network: tokens, sessions, roles
     leadership/         which of several managers acts
+    screens/            gateways' screens: signed in at their VNC servers, and the last picture of one that was given up
     audit/              the append-only trail, and the manager's lines in it
     model/              the data that crosses seams
     system/             files, sockets, terminals, the wall clock

@@ -28,6 +28,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
 from spreadpilot_core.ibkr.model.availability import AvailabilityDay
+from spreadpilot_core.ibkr.model.details import Picture
 from spreadpilot_core.ibkr.model.figures import ContainerFigures, FleetFigures
 from spreadpilot_core.ibkr.model.followers import FollowerId, Roster
 from spreadpilot_core.ibkr.model.gateways import (
@@ -406,6 +407,19 @@ class ReachedFromContainers(Protocol):
 
         What has to be opened for it is open when this returns. Raises `LaunchError` when it can't be.
         """
+
+
+class LastPictures(Protocol):
+    """What gateways' screens showed last before they were given up, kept on this host: the newest few of each follower."""
+
+    async def take(self, gateway: Gateway) -> None:
+        """Take one now and keep it; what keeps it from that is logged, and raises nothing. It may be cancelled."""
+
+    async def list(self, follower_id: str) -> Sequence[Picture]:
+        """The newest first."""
+
+    async def read(self, follower_id: str, picture_id: str) -> bytes | None:
+        """As PNG; None: there is none of this id."""
 
 
 class Instrumentation:

@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     http_behind_proxy: bool = False
     """A proxy before `http_address` does TLS, and says in the last `X-Forwarded-For` who asks; nobody else reaches it."""
     http_allowed_hosts: tuple[HostName, ...] = ()
-    """Names by which `http_address` is called, beside localhost and IP addresses; a JSON list in the environment."""
+    """Names by which `http_address` and `metrics_address` are called, beside localhost and IP addresses; a JSON list in the environment."""
     http_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+$")
     """How others call `http_address`, where that is not clear from it: what a manager that stands by names as the leader's."""
     login_budget: int = Field(default=3, ge=1, le=8)
@@ -278,7 +278,7 @@ class Settings(BaseSettings):
     java_heap_mib: int = Field(default=768, ge=256, le=16384)
     """Java heap of a gateway, MiB; its memory limit follows."""
     vnc: bool = False
-    """Offer each gateway's screen on a loopback port."""
+    """Offer each gateway's screen on a loopback port, and keep a picture of it when the gateway is given up."""
 
     @field_validator("runtime_url")
     @classmethod

@@ -22,11 +22,11 @@ from pydantic_settings import BaseSettings, TomlConfigSettingsSource
 
 from spreadpilot_core.ibkr.errors import SettingsError
 from spreadpilot_core.ibkr.system.home_paths import in_home
+from spreadpilot_core.ibkr.system.wording import HIDDEN
 from spreadpilot_core.ibkr.telemetry import is_secret_name
 
 PREFIX = "gateway_manager_"
 CONFIG = f"{PREFIX}config"
-HIDDEN = "set (hidden)"
 _FOR_TESTS = f"{PREFIX}test_"
 """What a user tells the tests of this project."""
 _USER_INFO = re.compile(r"://[^/?#\s]*@")

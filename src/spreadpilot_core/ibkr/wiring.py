@@ -29,6 +29,8 @@ from spreadpilot_core.ibkr.notifications.setup import notifier
 from spreadpilot_core.ibkr.reporting.notices import Notices
 from spreadpilot_core.ibkr.runtimes.identity import living
 from spreadpilot_core.ibkr.runtimes.registry import managers_lease, runtime
+from spreadpilot_core.ibkr.runtimes.screens import screen_address
+from spreadpilot_core.ibkr.screens.last_pictures import LastPicturesOnDisk
 from spreadpilot_core.ibkr.seams import (
     CredentialBroker,
     FollowerStore,
@@ -150,6 +152,7 @@ def open_services(settings: Settings, ib_factory: Callable[[], Any] | None, bus:
             ledger=_ledger(records, settings, auditor, tell=notices.tell, clock=clock),
             auditor=auditor,
             availability=stores.availability,
+            pictures=LastPicturesOnDisk(settings.state_dir, partial(screen_address, settings), clock),
             instrumentation=measured.instrumentation,
             connector=Connector(ib_factory=ib_factory or default_ib_factory(), clock=clock),
             admission=Admission(parallel_starts=settings.parallel_starts),
@@ -163,13 +166,12 @@ def open_services(settings: Settings, ib_factory: Callable[[], Any] | None, bus:
             fleet_view=bindings.view,
         )
         services.runtime.guard = bindings.must_act
-        notifying = notifier(settings, bus=bus, notices=notices, shared=shared, may_act=bindings.may_act, clock=clock)
         return Wired(
             services=services,
             followers=timed(stores.followers, "followers"),
             make_lease=bindings.acting_by(managers_lease(settings, stores.make_lease)),
             shared=shared,
-            notifier=notifying,
+            notifier=notifier(settings, bus=bus, notices=notices, shared=shared, may_act=bindings.may_act, clock=clock),
             bindings=bindings,
             exposition=measured.exposition,
             held=_closing(services, shared, owning.pop_all()),

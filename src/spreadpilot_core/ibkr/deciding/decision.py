@@ -26,6 +26,8 @@ class Action:
     """LAUNCH: why the gateway before it was given up, or the last try failed; None: it is simply wanted."""
     grace: float = 0.0
     """REMOVE: seconds before it is killed."""
+    picture_within: float | None = None
+    """REMOVE: it is given up, so its screen is kept in a picture, for which the removal waits so many seconds; None: it is not."""
     before: datetime | None = None
     """LAUNCH: not from this moment on, when IBKR's reset hours begin."""
     new_client_id: bool = False

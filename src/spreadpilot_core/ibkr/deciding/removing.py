@@ -15,6 +15,8 @@ from spreadpilot_core.ibkr.model.records import LoginOutcome, Record
 from spreadpilot_core.ibkr.model.states import State
 
 FOLLOWERS_UNKNOWN = Reason(ReasonCode.FOLLOWERS_UNKNOWN, "The followers were not read yet.")
+PICTURE_WITHIN = 5.0
+"""Seconds that a gateway which is given up stays for the last picture of its screen."""
 INSPECT_CHANGED = Action(ActionKind.INSPECT, "its container changed")
 
 
@@ -47,7 +49,7 @@ def over(s: Situation) -> Decision | None:
         return s.verdict(State.RECONNECTING, Reason(ReasonCode.CONTAINER_ENDED, said), "Its last words are read.")
     if s.memory.life is not None and s.memory.life == s.memory.concluded:
         reason = s.memory.trouble or Reason(ReasonCode.CONTAINER_ENDED, "Its container is over.")
-        return remove(s, reason, grace=_grace(s, gateway))
+        return remove(s, reason, grace=_grace(s, gateway), picture_within=0)  # at most what comes while it is removed
     return None
 
 
@@ -58,7 +60,9 @@ def _grace(s: Situation, gateway: Gateway) -> float:
     return 5 if is_logged_in(s.seen) else 1
 
 
-def remove(s: Situation, why: Reason, *, grace: float, record: Record | None = None) -> Decision:
+def remove(
+    s: Situation, why: Reason, *, grace: float, record: Record | None = None, picture_within: float | None = None
+) -> Decision:
     """Remove the container for this reason; the state tells what comes after."""
     record = s.record if record is None else record
     if s.seen.wanted is Wanted.KEEP and not _may_type_again(s):
@@ -71,7 +75,7 @@ def remove(s: Situation, why: Reason, *, grace: float, record: Record | None = N
             state, why, "Removing its container is tried again.", until=s.memory.remove_after, record=record
         )
     memory = s.remember(concluded=s.memory.life, trouble=why)
-    action = Action(ActionKind.REMOVE, why.sentence, grace=grace)
+    action = Action(ActionKind.REMOVE, why.sentence, grace=grace, picture_within=picture_within)
     return s.verdict(state, why, "Its container is removed.", action=action, record=record, memory=memory)
 
 
@@ -94,7 +98,14 @@ def replace_gateway(s: Situation, why: Reason) -> Decision:
         outcome = LoginOutcome.VOID
     conclusion = Conclusion(outcome, why, s.record, is_loss=logged_in)
     memory, record = conclude_life(s.memory, conclusion, s.now)
-    return remove(replace(s, memory=memory, record=record), why, grace=s.seen.limits.stop_grace if logged_in else 10)
+    grace = s.seen.limits.stop_grace if logged_in else 10
+    within = PICTURE_WITHIN if logged_in or not _was_refused(s) else 0
+    return remove(replace(s, memory=memory, record=record), why, grace=grace, picture_within=within)
+
+
+def _was_refused(s: Situation) -> bool:
+    """Whether its controller has typed a login that failed, or may have: it is not given the time to type the next."""
+    return s.seen.login is not None and (s.seen.login.login_failed or s.seen.login.too_old)
 
 
 def _is_rejected(record: Record) -> bool:

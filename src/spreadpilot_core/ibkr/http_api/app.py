@@ -10,6 +10,7 @@
     POST /v1/gateways/FOLLOWER/clients      {"name": "bot"}: leases a client id and says where the gateway is; ?wait=SECONDS ?require=
     PUT  /v1/gateways/FOLLOWER/clients/LEASE  holds it for another while (also POST); ?wait=SECONDS
     DELETE /v1/gateways/FOLLOWER/clients/LEASE  gives it back
+    GET  /v1/gateways/FOLLOWER/pictures     what its screen showed last before it was given up; /ID is one of them, as PNG
     GET  /v1/clients                        who holds which client id
     GET  /v1/endpoints/FOLLOWER             where the gateway is, for who brings a client id; ?wait=SECONDS
     POST /v1/followers/reload               reads the follower store now

@@ -131,6 +131,7 @@ EXAMPLES: Mapping[str, Responses] = {
     "client": _example(_CLIENT),
     "endpoint": _example(_ENDPOINT),
     "clients": _example([{"follower_id": "alice", "client_id": 10000, "name": "my-bot"}]),
+    "pictures": _example([{"id": "20261124T093512004211", "at": "2026-11-24T09:35:12.004211Z", "size": 20480}]),
     "given_back": _example({"given_back": True}),
     "session": _example(_SESSION),
     "session_begun": _example({**_SESSION, "csrf_token": "yV5mRk0"}, 201),
@@ -144,6 +145,10 @@ EVENTS: Responses = {
             "text/event-stream": {"schema": {"type": "string"}, "example": "id: 1795599005001\nevent: GatewayReady\n"},
         },
     }
+}
+
+PNG: Responses = {
+    200: {"description": "A picture.", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 }
 
 

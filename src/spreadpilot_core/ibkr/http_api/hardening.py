@@ -1,4 +1,6 @@
-"""What stands before every route at `http_address`: whose name it is called by, and what browsers are told of each answer."""
+"""What stands before every route at `http_address`: whose name it is called by (also at `metrics_address`), and what browsers
+are told of each answer.
+"""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from spreadpilot_core.ibkr.errors import (
 )
 from spreadpilot_core.ibkr.http_api.leader import NotLeaderError
 from spreadpilot_core.ibkr.http_api.models import NotLeaderRefusal, Refusal
+from spreadpilot_core.ibkr.http_api.pictures import UnknownPictureError
 from spreadpilot_core.ibkr.http_api.served import served_app
 from spreadpilot_core.ibkr.model.reasons import ReasonCode
 from spreadpilot_core.ibkr.telemetry import get_logger
@@ -44,12 +45,20 @@ _CODES: tuple[tuple[type[GatewayManagerError], int], ...] = (
     (ClientOutOfReachError, 409),
     (ClientLeaseLostError, 409),
     (ScreenError, 409),
+    (UnknownPictureError, 404),
     (SettingsError, 400),
     (NotStartedError, 503),
     (UnavailableError, 503),
     (GatewayManagerError, 500),
 )
 """The first that fits: 4xx is the caller's turn, 503 may pass by itself."""
+_UNKNOWN: Mapping[int, tuple[str, str | None]] = {
+    404: ("UnknownRoute", "`GET /v1/openapi.json` describes every route."),
+    405: ("MethodNotAllowed", "`GET /v1/openapi.json` describes every route."),
+    408: ("BodyTooSlow", None),
+    413: ("BodyTooLong", None),
+}
+"""What is wrong with a request that reached no route of ours, by its code: its name, and what helps."""
 
 
 Shown = Callable[[HTTPConnection, int, Refusal, Mapping[str, str]], Response | None]
@@ -105,8 +114,9 @@ async def _refuse_invalid(request: Request, error: Exception) -> Response:
 
 async def _refuse_unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    name, hint = _UNKNOWN.get(error.status_code, ("InvalidRequest", None))
     sentence = f"{request.method} {request.url.path}: {error.detail}."
-    return _answer(request, error.status_code, Refusal(error="HTTPException", sentence=sentence), error.headers)
+    return _answer(request, error.status_code, Refusal(error=name, sentence=sentence, hint=hint), error.headers)
 
 
 async def _tell_defect(request: Request, error: Exception) -> Response:

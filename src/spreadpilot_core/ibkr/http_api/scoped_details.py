@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from spreadpilot_core.ibkr.errors import UnknownFollowerError
 from spreadpilot_core.ibkr.http_api.served_manager import ServedDetails
 from spreadpilot_core.ibkr.model.availability import AvailabilityDay
-from spreadpilot_core.ibkr.model.details import PhoneQueue, ScreenAddress
+from spreadpilot_core.ibkr.model.details import PhoneQueue, Picture, ScreenAddress
 
 SOMEBODY = "another follower"
 
@@ -70,3 +70,13 @@ class ScopedDetails:
         """Of one of the caller's own."""
         self._must_be_own(follower_id)
         return await self._details.screen(follower_id)
+
+    async def pictures(self, follower_id: str) -> Sequence[Picture]:
+        """Of one of the caller's own."""
+        self._must_be_own(follower_id)
+        return await self._details.pictures(follower_id)
+
+    async def picture(self, follower_id: str, picture_id: str) -> bytes | None:
+        """Of one of the caller's own."""
+        self._must_be_own(follower_id)
+        return await self._details.picture(follower_id, picture_id)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
 from spreadpilot_core.ibkr.model.availability import Availability, AvailabilityDay
 from spreadpilot_core.ibkr.model.client_leases import ClientPlace, GatewayEndpoint, LeasedClient, LeaseView
-from spreadpilot_core.ibkr.model.details import PhoneQueue, ScreenAddress
+from spreadpilot_core.ibkr.model.details import PhoneQueue, Picture, ScreenAddress
 from spreadpilot_core.ibkr.model.events import Event
 from spreadpilot_core.ibkr.model.followers import TradingMode
 from spreadpilot_core.ibkr.model.records import HistoryPage, HistoryQuery
@@ -74,6 +74,12 @@ class ServedDetails(Protocol):
 
     async def screen(self, follower_id: str) -> ScreenAddress:
         """Where its screen is."""
+
+    async def pictures(self, follower_id: str) -> Sequence[Picture]:
+        """What its screen showed last before it was given up."""
+
+    async def picture(self, follower_id: str, picture_id: str) -> bytes | None:
+        """One of them."""
 
 
 class ServedManager(Protocol):

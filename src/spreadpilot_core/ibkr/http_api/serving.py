@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from spreadpilot_core.ibkr.http_api.app import address_app, control_app
 from spreadpilot_core.ibkr.http_api.gates import Auditing, TokenGate
+from spreadpilot_core.ibkr.http_api.hardening import KnownHosts
 from spreadpilot_core.ibkr.http_api.leader import Leader
 from spreadpilot_core.ibkr.http_api.operations import Operations
 from spreadpilot_core.ibkr.http_api.probes import Exposed, probes_app
@@ -77,7 +78,7 @@ def parts(
             gate = TokenGate(shared, settings, auditor=auditor, tell=tell)
             made.append(_address_server(replace(for_all, gate=gate), settings.http_address, tell))
     if settings.metrics_address is not None and exposition is not None:
-        app = probes_app(exposition, manager.readiness)
+        app = KnownHosts(probes_app(exposition, manager.readiness), allowed=settings.http_allowed_hosts)
         made.append(AddressServer(app, "metrics_address", settings.metrics_address))
     return made
 

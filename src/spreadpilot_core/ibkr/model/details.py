@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +26,14 @@ class ScreenAddress:
     port: int
     password: str | None = field(repr=False)
     """Of this one start; None: it asks for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a gateway's screen showed last before it was given up."""
+
+    id: str
+    """Among those of its follower."""
+    at: datetime
+    size: int
+    """Bytes, as PNG."""

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from spreadpilot_core.ibkr.model.gateway_options import GatewayOptions
 from spreadpilot_core.ibkr.model.reasons import Severity
+from spreadpilot_core.ibkr.system.wording import HIDDEN
 
 FollowerId = NewType("FollowerId", str)
 
@@ -56,6 +57,13 @@ class Follower:
         """Whether this follower should have a gateway, by its record alone."""
         return self.enabled and self.state == "ACTIVE"
 
+    def shown(self) -> dict[str, object]:
+        """Its fields but the options of its gateway, as people and programs may see them."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        del own["gateway"], own["says_enabled"]
+        own = {name: value.value if isinstance(value, Enum) else value for name, value in own.items()}
+        return own | {"notify_urls": HIDDEN if self.notify_urls is not None else None}
+
     def differences(self, newer: Follower) -> list[str]:
         """What `newer` has otherwise, field by field: "trading_mode is 'live' instead of 'paper'"."""
         before, after = _plain_fields(self), _plain_fields(newer)
@@ -67,12 +75,8 @@ class Follower:
 
 
 def _plain_fields(follower: Follower) -> dict[str, object]:
-    own = {each.name: getattr(follower, each.name) for each in fields(follower) if each.name != "gateway"}
-    del own["says_enabled"], own["notify_urls"]
-    own["trading_mode"] = follower.trading_mode.value
-    own["notify_min_severity"] = (
-        follower.notify_min_severity.value if follower.notify_min_severity is not None else None
-    )
+    own = follower.shown()
+    del own["notify_urls"]
     options = follower.gateway.model_dump(exclude_none=True)
     return own | {f"gateway.{name}": value for name, value in options.items()}
 

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from spreadpilot_core.ibkr.errors import SettingsError
-from spreadpilot_core.ibkr.settings_sources import HIDDEN
+from spreadpilot_core.ibkr.system.wording import HIDDEN
 
 EXTRA = "pip install 'spreadpilot-gateway-manager[notifications]'"
 _TALKATIVE = ("apprise", "urllib3", "urllib3.connectionpool", "urllib3.util.retry", "requests", "requests_oauthlib")

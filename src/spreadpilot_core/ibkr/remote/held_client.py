@@ -22,7 +22,7 @@ from spreadpilot_core.ibkr.errors import (
 )
 from spreadpilot_core.ibkr.model.client_leases import LeasedClient
 from spreadpilot_core.ibkr.remote.lease_renewals import LeaseRenewals, clients_path, lease_path
-from spreadpilot_core.ibkr.remote.transport import AsyncLine
+from spreadpilot_core.ibkr.remote.transport import AsyncLine, ManagerAwayError
 from spreadpilot_core.ibkr.tasks import Backoff
 from spreadpilot_core.ibkr.telemetry import get_logger
 
@@ -36,6 +36,8 @@ SAME_ID_TRIES = 4
 """Of a client id that was ours a moment ago: a gateway may take a while to see that the old socket is dead."""
 DOWN_AGAIN_AFTER = 5.0
 """Seconds before a gateway that is down is asked for again."""
+AWAY_LOGGED_AFTER = 5.0
+"""Seconds for which a manager may be away without a word of it: one that restarts is back sooner."""
 STABLE_AFTER = 10.0
 """Seconds that a connection must have lasted for the next one to be made at once: a gateway that hangs up is no peer to hammer."""
 
@@ -82,6 +84,9 @@ class HeldClient:
         """With the client id that is leased now."""
         self._serial: str | None = None
         """Of the gateway that the connection goes to."""
+        self._away_since: float | None = None
+        """Since when no manager answers."""
+        self._away_logged = False
 
     @property
     def ib(self) -> Any | None:
@@ -118,13 +123,16 @@ class HeldClient:
             while True:
                 self._begun += 1
                 self._wake.clear()
+                begun_at = self._loop.time()
                 try:
                     await self._connect()
                 except GatewayManagerError as error:
                     self._settle(error)
+                    self._log_if_away(error, begun_at)
                     await self._pause(DOWN_AGAIN_AFTER if is_final(error) else backoff.next())
                     continue
                 self._settle(None)
+                self._away_since, self._away_logged = None, False
                 connected_at = self._loop.time()
                 await self._until_lost()
                 if self._loop.time() - connected_at >= STABLE_AFTER:
@@ -143,6 +151,17 @@ class HeldClient:
     def _settle(self, error: GatewayManagerError | None) -> None:
         self._outcomes = {self._begun: error} if error is not None else {}
         self._tried.set()
+
+    def _log_if_away(self, error: GatewayManagerError, begun_at: float) -> None:
+        """Once, after a while: who waits for a client should know for what."""
+        if not isinstance(error, ManagerAwayError):
+            self._away_since, self._away_logged = None, False
+            return
+        if self._away_since is None:
+            self._away_since = begun_at
+        if not self._away_logged and self._loop.time() - self._away_since >= AWAY_LOGGED_AFTER:
+            self._away_logged = True
+            log.warning("manager away", follower=self._follower_id, sentence=f"{error.what} It is waited for.")
 
     async def _connect(self) -> None:
         leased = await self._lease()

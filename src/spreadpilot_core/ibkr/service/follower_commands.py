@@ -12,7 +12,6 @@ from spreadpilot_core.ibkr.model.followers import Follower, FollowerId, TradingM
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.asking import confirm, confirm_live
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.settings_sources import HIDDEN
 from spreadpilot_core.ibkr.store.local import followers_file
 from spreadpilot_core.ibkr.store.registry import store
 from spreadpilot_core.ibkr.system.printable import one_line
@@ -157,18 +156,4 @@ def followers_file_of(settings: Settings | None = None) -> Path:
 
 
 def _row(follower: Follower) -> dict[str, Any]:
-    return {
-        "id": follower.id,
-        "vault_secret_ref": follower.vault_secret_ref,
-        "enabled": follower.enabled,
-        "state": follower.state,
-        "trading_mode": follower.trading_mode.value,
-        "account": follower.account,
-        "phone_owner": follower.phone_owner,
-        "region": follower.region,
-        "exchange": follower.exchange,
-        "notify_urls": HIDDEN if follower.notify_urls is not None else None,
-        "notify_min_severity": follower.notify_min_severity.value if follower.notify_min_severity is not None else None,
-        "gateway": follower.gateway.model_dump(exclude_none=True),
-        "fault": None,
-    }
+    return follower.shown() | {"gateway": follower.gateway.model_dump(exclude_none=True), "fault": None}

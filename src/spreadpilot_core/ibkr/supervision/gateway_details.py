@@ -12,10 +12,11 @@ from dataclasses import replace
 from spreadpilot_core.ibkr.deciding.phones import asks_phone
 from spreadpilot_core.ibkr.errors import ScreenError, UnknownFollowerError
 from spreadpilot_core.ibkr.model.availability import AvailabilityDay
-from spreadpilot_core.ibkr.model.details import PhoneQueue, ScreenAddress
+from spreadpilot_core.ibkr.model.details import PhoneQueue, Picture, ScreenAddress
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.gateways import Gateway
 from spreadpilot_core.ibkr.runtimes.registry import reader
+from spreadpilot_core.ibkr.runtimes.screens import screen_address
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.supervision.fleet import Fleet
 from spreadpilot_core.ibkr.supervision.services import Services, spec_for
@@ -67,17 +68,8 @@ class GatewayDetails:
         if supervisor is None or (follower := supervisor.facts.follower) is None:
             return {}
         options = spec_for(follower, self._services.options).options.model_dump(exclude_none=True)
-        shown = {
-            "vault_secret_ref": follower.vault_secret_ref,
-            "enabled": follower.enabled,
-            "state": follower.state,
-            "trading_mode": follower.trading_mode.value,
-            "account": follower.account,
-            "phone_owner": follower.phone_owner,
-            "region": follower.region,
-            "exchange": follower.exchange,
-            **{f"gateway.{name}": value for name, value in options.items()},
-        }
+        shown = follower.shown() | {f"gateway.{name}": value for name, value in options.items()}
+        del shown["id"]
         return {name: _written(value) for name, value in shown.items() if value is not None}
 
     async def log_lines(self, follower_id: str, *, last: int, follow: bool = False) -> AsyncIterator[str]:
@@ -108,12 +100,19 @@ class GatewayDetails:
             RuntimeUnavailableError: what it runs on does not answer.
         """
         self._must_be_known(follower_id)
-        gateway = self._gateway(follower_id)
-        if gateway is None or gateway.vnc is None or not gateway.phase.is_alive:
+        if (gateway := self._gateway(follower_id)) is None:
             raise ScreenError(follower_id)
-        async with reader(self._settings) as runtime_reader:
-            host, _, port = gateway.vnc.rpartition(":")
-            return ScreenAddress(host.strip("[]"), int(port), await runtime_reader.screen_password(gateway))
+        return await screen_address(self._settings, gateway)
+
+    async def pictures(self, follower_id: str) -> Sequence[Picture]:
+        """What its gateways' screens showed last before they were given up, the newest first. Raises `UnknownFollowerError`."""
+        self._must_be_known(follower_id)
+        return await self._services.pictures.list(follower_id)
+
+    async def picture(self, follower_id: str, picture_id: str) -> bytes | None:
+        """One of them, as PNG; None: it is not there. Raises `UnknownFollowerError`."""
+        self._must_be_known(follower_id)
+        return await self._services.pictures.read(follower_id, picture_id)
 
     def _last_words(self, follower_id: str) -> Sequence[str]:
         supervisor = known_supervisor(self._fleet, follower_id)

@@ -25,6 +25,7 @@ from spreadpilot_core.ibkr.seams import (
     CredentialBroker,
     GatewayRuntime,
     Instrumentation,
+    LastPictures,
 )
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.supervision.admission import Admission
@@ -51,6 +52,7 @@ class Services:
     """Of other programs."""
     bus: EventBus
     availability: AvailabilityStore
+    pictures: LastPictures
     notices: Notices
     """What concerns the whole manager, and is shown by `status`."""
     limits: Limits

@@ -194,15 +194,16 @@ class GatewaySupervisor:
     def _make_way(self) -> None:
         """Something else is wanted than what is being done."""
         facts = self.facts
+        is_to_end = facts.wanted is not Wanted.RUN and facts.wanted not in BEGINS_NOTHING
         if facts.memory.life is not None and facts.memory.life == facts.memory.concluded:
-            self.runner.make_way(abort=False)  # its controller may type again: nothing is worth waiting for
+            self.runner.make_way(abort=is_to_end)  # its controller may type again: nothing is worth waiting for
         elif facts.requests.restart_asked is not None:
             self.runner.make_way(but_for=ActionKind.PREPARE, abort=False)
         elif facts.requests.reconnect_asked:
             self.runner.make_way(abort=False)
         elif facts.wanted is Wanted.DETACH and self.runner.kind in (ActionKind.PREPARE, ActionKind.LAUNCH):
             self.runner.make_way()  # what was not started yet is not begun any more
-        elif facts.wanted is not Wanted.RUN and facts.wanted not in BEGINS_NOTHING:
+        elif is_to_end:
             self.runner.make_way()
 
     def _action_ended(self, result: ActionResult[Any]) -> None:

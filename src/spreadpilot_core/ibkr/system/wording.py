@@ -1,9 +1,12 @@
-"""Grammar of sentences about a number of things, and the names nearest to one that is not known."""
+"""Grammar of sentences about a number of things, the names nearest to one that is not known, and what stands for a secret."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+HIDDEN = "set (hidden)"
+"""Shown in the place of a value that is a secret, or may hold one."""
 
 
 def counted(number: int, what: str, *, plural: str | None = None) -> str:

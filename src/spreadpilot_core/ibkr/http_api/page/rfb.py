@@ -1,21 +1,28 @@
-"""RFB (RFC 6143), as far as a bridge speaks it: it signs in at the gateway's VNC server, lets the browser in without a password,
-and passes on of the browser's messages what it may send. The password never reaches the browser.
+"""RFB (RFC 6143) as a browser hears it: it is let in without a password, and what it may send of its messages is passed on to the
+gateway's VNC server, where `screens.rfb` has signed in. The password never reaches the browser.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
-VERSION = b"RFB 003.008\n"
-_NO_AUTHENTICATION, _VNC_AUTHENTICATION = 1, 2
-_OK = b"\0\0\0\0"
-_CHALLENGE = 16
-_LONGEST_REASON = 1000
+from spreadpilot_core.ibkr.screens.rfb import (
+    NO_AUTHENTICATION,
+    OK,
+    SET_ENCODINGS,
+    SET_PIXEL_FORMAT,
+    UPDATE_REQUEST,
+    VERSION,
+    ReadExactly,
+    RfbError,
+    Write,
+)
+
 LONGEST_MESSAGE = 64 * 1024
 """Bytes of one message of a browser: a clipboard of some pages."""
 
-SET_PIXEL_FORMAT, SET_ENCODINGS, UPDATE_REQUEST, KEY, POINTER, CUT_TEXT = 0, 2, 3, 4, 5, 6
+KEY, POINTER, CUT_TEXT = 4, 5, 6
 CONTINUOUS_UPDATES, FENCE, XVP, DESKTOP_SIZE, QEMU = 150, 248, 250, 251, 255
 _LENGTHS = {SET_PIXEL_FORMAT: 20, UPDATE_REQUEST: 10, KEY: 8, POINTER: 6, CONTINUOUS_UPDATES: 10, XVP: 4, QEMU: 12}
 _VIEWING = frozenset({SET_PIXEL_FORMAT, SET_ENCODINGS, UPDATE_REQUEST, CONTINUOUS_UPDATES, FENCE})
@@ -25,59 +32,16 @@ _CONTROLLING = _VIEWING | {KEY, POINTER, CUT_TEXT, QEMU}
 _NOT_SPOKEN = frozenset({-316, 0xC0A1E5CE - (1 << 32)})
 """Pseudo-encodings that give messages another length (extended buttons and clipboard): the server never hears of them."""
 
-ReadExactly = Callable[[int], Awaitable[bytes]]
-Write = Callable[[bytes], Awaitable[None]]
-
-
-class RfbError(Exception):
-    """The other side does not speak RFB as it should, or does not let us in."""
-
-
-async def sign_in(read: ReadExactly, write: Write, password: str | None) -> None:
-    """At the server: afterwards it waits for the client's first message. Raises `RfbError`."""
-    version = await read(len(VERSION))
-    if not version.startswith(b"RFB 003."):
-        raise RfbError("it is no VNC server")
-    await write(VERSION)
-    (count,) = await read(1)
-    if count == 0:
-        raise RfbError(f"it refuses: {await _reason(read)}")
-    offered = await read(count)
-    if _VNC_AUTHENTICATION in offered and password is not None:
-        await write(bytes([_VNC_AUTHENTICATION]))
-        await write(answer_to(await read(_CHALLENGE), password))
-    elif _NO_AUTHENTICATION in offered:
-        await write(bytes([_NO_AUTHENTICATION]))
-    else:
-        raise RfbError("it wants a password, and none is known")
-    if await read(4) != _OK:
-        raise RfbError(f"it refuses: {await _reason(read)}")
-
-
-async def _reason(read: ReadExactly) -> str:
-    (length,) = struct.unpack(">I", await read(4))
-    return (await read(min(length, _LONGEST_REASON))).decode(errors="replace")
-
-
-def answer_to(challenge: bytes, password: str) -> bytes:
-    """DES with the password's first eight bytes, the bits of each turned around, as VNC has always had it."""
-    from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES  # noqa: PLC0415  # where a screen is opened
-    from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415
-
-    key = bytes(int(f"{each:08b}"[::-1], 2) for each in password.encode("latin-1", "replace")[:8].ljust(8, b"\0"))
-    encryptor = Cipher(TripleDES(key * 3), modes.ECB()).encryptor()  # noqa: S305  # three times the same key is DES
-    return encryptor.update(challenge) + encryptor.finalize()
-
 
 async def let_in(read: ReadExactly, write: Write) -> None:
     """The browser: it needs no password, having shown who it is before. Raises `RfbError`."""
     await write(VERSION)
     if await read(len(VERSION)) != VERSION:
         raise RfbError("the browser speaks another version")
-    await write(bytes([1, _NO_AUTHENTICATION]))
-    if await read(1) != bytes([_NO_AUTHENTICATION]):
+    await write(bytes([1, NO_AUTHENTICATION]))
+    if await read(1) != bytes([NO_AUTHENTICATION]):
         raise RfbError("the browser wants another security type")
-    await write(_OK)
+    await write(OK)
 
 
 class BrowserMessages:

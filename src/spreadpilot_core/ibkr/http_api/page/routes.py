@@ -19,6 +19,7 @@ from spreadpilot_core.ibkr.http_api.page import showing
 from spreadpilot_core.ibkr.http_api.page.assets import FOREVER
 from spreadpilot_core.ibkr.http_api.page.fleet import View, element_id
 from spreadpilot_core.ibkr.http_api.page.rendering import Pages, clock, moment
+from spreadpilot_core.ibkr.http_api.pictures import picture_answer
 from spreadpilot_core.ibkr.http_api.routes.events import ALIVE, SSE, stream
 from spreadpilot_core.ibkr.http_api.routes.session import token_gate
 from spreadpilot_core.ibkr.http_api.served import Served, ServedApp
@@ -102,7 +103,7 @@ async def show_gateway(request: Request, served: Served, caller: CallerOf, follo
     before, done = (request.query_params.get(name, "") for name in ("before", "done"))
     values = await showing.gateway_now(served, caller, follower)
     values |= await showing.timeline(served, follower, _place(before))
-    values |= await showing.gateway_page(served, values["gateway"])
+    values |= await showing.gateway_page(served, values["gateway"], operates=values["operates"])
     return pages_of(request).answer("gateway", **values, done=_said(done, follower))
 
 
@@ -124,6 +125,14 @@ async def follow_log(served: Served, caller: CallerOf, follower: Follower) -> St
 
     lines = served.manager.details.log_lines(follower, last=showing.LOG_LINES, follow=True)
     return StreamingResponse(_log(lines, may_read), media_type=SSE)
+
+
+@router.get("/gateway/picture", dependencies=[needs(Role.OPERATOR)])
+async def show_picture(
+    served: Served, follower: Follower, picture: Annotated[str, Query(max_length=40)] = ""
+) -> Response:
+    """What its screen showed last before it was given up."""
+    return await picture_answer(served, follower, picture)
 
 
 async def _log(lines: AsyncIterator[str], may_read: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:

@@ -7,8 +7,7 @@ is in the audit trail before anything is shown.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Query, WebSocket
@@ -17,15 +16,13 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 from spreadpilot_core.ibkr.access.callers import Caller, Role
 from spreadpilot_core.ibkr.errors import GatewayManagerError, ScreenError
 from spreadpilot_core.ibkr.http_api.needs import CallerOf, needs
-from spreadpilot_core.ibkr.http_api.page.rfb import LONGEST_MESSAGE, BrowserMessages, RfbError, Write, let_in, sign_in
+from spreadpilot_core.ibkr.http_api.page.rfb import LONGEST_MESSAGE, BrowserMessages, let_in
 from spreadpilot_core.ibkr.http_api.served import Served, ServedApp
-from spreadpilot_core.ibkr.model.details import ScreenAddress
+from spreadpilot_core.ibkr.screens.rfb import ANSWERED_WITHIN, RfbError, signed_in, writing
 from spreadpilot_core.ibkr.tasks import Tasks
 
 router = APIRouter()
 
-ANSWERED_WITHIN = 10.0
-"""Seconds for the VNC server to let us in, and for the browser to begin."""
 CHECK_EVERY = 5.0
 """Seconds after which it is asked again whether the operator may look: a revoked token ends it."""
 
@@ -68,7 +65,11 @@ async def show_screen(
     address = await served.manager.details.screen(follower)
     detail = "with keyboard and mouse" if control else "view only"
     await served.auditor.write("screen-open", {"follower": follower, "detail": detail})
-    async with _signed_in(follower, address) as (reader, writer):
+    async with AsyncExitStack() as held:
+        try:
+            reader, writer = await held.enter_async_context(signed_in(address))
+        except RfbError as error:
+            raise ScreenError(follower, str(error)) from error
         await socket.accept()
         browser = Browser(socket)
         tasks = Tasks("screen")
@@ -95,37 +96,6 @@ async def _may(served: ServedApp, caller: Caller) -> bool:
         return False
 
 
-@asynccontextmanager
-async def _signed_in(
-    follower_id: str, address: ScreenAddress
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """At the gateway's VNC server. Raises `ScreenError`."""
-    try:
-        async with asyncio.timeout(ANSWERED_WITHIN):
-            reader, writer = await asyncio.open_connection(address.host, address.port)
-    except (OSError, TimeoutError) as error:
-        raise ScreenError(follower_id, "its VNC server does not answer") from error
-    try:
-        try:
-            async with asyncio.timeout(ANSWERED_WITHIN):
-                await sign_in(reader.readexactly, _writing(writer), address.password)
-        except RfbError as error:
-            raise ScreenError(follower_id, f"at its VNC server: {error}") from error
-        except (OSError, TimeoutError, EOFError) as error:
-            raise ScreenError(follower_id, "its VNC server does not answer") from error
-        yield reader, writer
-    finally:
-        writer.close()
-
-
-def _writing(writer: asyncio.StreamWriter) -> Write:
-    async def write(data: bytes) -> None:
-        writer.write(data)
-        await writer.drain()
-
-    return write
-
-
 async def _show(reader: asyncio.StreamReader, browser: Browser) -> None:
     """What the server draws; it begins only after the browser's first message, so nothing comes before that was let in."""
     while data := await reader.read(LONGEST_MESSAGE):
@@ -136,7 +106,7 @@ async def _obey(browser: Browser, writer: asyncio.StreamWriter, *, controls: boo
     """What the browser may send."""
     async with asyncio.timeout(ANSWERED_WITHIN):
         await let_in(browser.read_exactly, browser.write)
-    messages, write = BrowserMessages(controls=controls), _writing(writer)
+    messages, write = BrowserMessages(controls=controls), writing(writer)
     while True:
         if passed := messages.take(await browser.read()):
             await write(passed)

@@ -148,7 +148,7 @@ async def timeline(served: ServedApp, follower_id: str, before: HistoryPlace | N
     return {"entries": page.entries, "older": str(page.older) if page.older is not None else None}
 
 
-async def gateway_page(served: ServedApp, gateway: GatewaySnapshot) -> dict[str, Any]:
+async def gateway_page(served: ServedApp, gateway: GatewaySnapshot, *, operates: bool) -> dict[str, Any]:
     """Of the template `gateway`, beside what changes by itself."""
     details, follower_id, today = served.manager.details, gateway.follower_id, datetime.now(UTC)
     days = await _days(details)
@@ -159,6 +159,7 @@ async def gateway_page(served: ServedApp, gateway: GatewaySnapshot) -> dict[str,
         "month": f"{today:%Y-%m}",
         "lines": lines,
         "log_fault": fault,
+        "pictures": await details.pictures(follower_id) if operates else (),
         "settings": details.settings_of(follower_id),
     }
 

@@ -11,11 +11,13 @@ from spreadpilot_core.ibkr.http_api.routes import (
     history,
     manager,
     operations,
+    pictures,
     session,
 )
 
 ROUTERS = (
     gateways.router,
+    pictures.router,
     clients.router,
     operations.router,
     events.router,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
+from spreadpilot_core.ibkr.deciding.decision import Action
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, Wanted
 from spreadpilot_core.ibkr.errors import GatewayManagerError
-from spreadpilot_core.ibkr.model.gateways import Gateway, LastWords
+from spreadpilot_core.ibkr.model.gateways import Gateway, GatewayPhase, LastWords
 from spreadpilot_core.ibkr.supervision.actions.action import ActionContext, ActionResult, GatewayAction, Work, failed
 from spreadpilot_core.ibkr.supervision.services import Services
+from spreadpilot_core.ibkr.tasks import Tasks
 
 LONGEST_LINE = 1000
 """Characters that are kept of each of a container's last lines."""
@@ -20,15 +23,22 @@ def run(context: ActionContext) -> Work[LastWords] | None:
     if gateway is None:
         return None
     context.facts.gateway_view.drop_connection(context.asked.why, context.cause)
-    return remove(context.services, gateway, grace=context.asked.grace)
+    return remove(context.services, gateway, context.asked, context.abort)
 
 
-async def remove(services: Services, gateway: Gateway, *, grace: float) -> ActionResult[LastWords]:
+async def remove(services: Services, gateway: Gateway, asked: Action, abort: asyncio.Event) -> ActionResult[LastWords]:
     """Brings what it said last; returns when it is gone."""
+    tasks = Tasks(f"picture of {gateway.follower_id}")
     try:
-        words = await services.runtime.remove(gateway.container_id, grace=grace)
+        if asked.picture_within is not None and gateway.vnc is not None and gateway.phase is GatewayPhase.RUNNING:
+            taken = tasks.begin("take", services.pictures.take(gateway))
+            in_a_hurry = tasks.begin("until something else is wanted", abort.wait())
+            await asyncio.wait({taken, in_a_hurry}, timeout=asked.picture_within, return_when=asyncio.FIRST_COMPLETED)
+        words = await services.runtime.remove(gateway.container_id, grace=asked.grace)
     except GatewayManagerError as error:
         return failed(error)
+    finally:
+        await tasks.cancel()
     return ActionResult(found=words)
 
 
