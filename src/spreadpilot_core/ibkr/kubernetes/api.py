@@ -320,13 +320,13 @@ def _answer(doing: str, status: int, raw: bytes) -> dict[str, Any]:
 def _guarded_once_connected() -> aiohttp.TraceConfig:
     """Asks a request's guard when nothing is left to wait for but its answer: a connection may take as long as a process is frozen."""
 
-    async def look(_session: object, request: SimpleNamespace, _about: object) -> None:
+    async def ask_guard(_session: object, request: SimpleNamespace, _about: object) -> None:
         if request.trace_request_ctx is not None:
             request.trace_request_ctx()
 
     config = aiohttp.TraceConfig()
-    config.on_connection_create_end.append(look)
-    config.on_connection_reuseconn.append(look)
+    config.on_connection_create_end.append(ask_guard)
+    config.on_connection_reuseconn.append(ask_guard)
     config.freeze()
     return config
 
