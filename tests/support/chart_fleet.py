@@ -13,6 +13,7 @@ from typing import Any
 from real_parts.kubernetes.parts import API, NODES, Parts
 from spreadpilot_core.ibkr.simulator.login_book import LOGINS
 from support.helm import CHART, helm
+from support.kubernetes_cluster import audited
 
 RELEASE = "fleet"
 LEASE = f"{RELEASE}-manager"
@@ -104,10 +105,7 @@ class ChartFleet:
 
     def audited(self) -> Sequence[Mapping[str, Any]]:
         """What the API server did for anybody in our namespace that changed something, in order."""
-        lines = (self.parts.directory / "audit.log").read_text().splitlines()
-        events = (json.loads(line) for line in lines if f'"namespace":"{self.namespace}"' in line)
-        done = (event for event in events if event["stage"] == "ResponseComplete")
-        return sorted(done, key=lambda event: event["requestReceivedTimestamp"])
+        return audited(self.parts, self.namespace)
 
 
 @asynccontextmanager

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -141,3 +143,11 @@ def cluster_fixture(request: pytest.FixtureRequest) -> Cluster:
         return Cluster(Path(given))
     own: Cluster = request.getfixturevalue("own_cluster")
     return own
+
+
+def audited(parts: Parts, namespace: str) -> list[Mapping[str, Any]]:
+    """What the API server did for anybody in this namespace that changed something, in order."""
+    lines = (parts.directory / "audit.log").read_text().splitlines()
+    events = (json.loads(line) for line in lines if f'"namespace":"{namespace}"' in line)
+    done = (event for event in events if event["stage"] == "ResponseComplete")
+    return sorted(done, key=lambda event: str(event["requestReceivedTimestamp"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -15,12 +14,11 @@ from aiohttp import web
 
 from spreadpilot_core.ibkr.errors import RuntimeUnavailableError
 from spreadpilot_core.ibkr.kubernetes.api import Api
-from spreadpilot_core.ibkr.kubernetes.connecting import Access
 from spreadpilot_core.ibkr.kubernetes.following import follow_pod
 from spreadpilot_core.ibkr.kubernetes.naming import Naming
 from spreadpilot_core.ibkr.kubernetes.streams import PodChanges
 from spreadpilot_core.ibkr.model.records import Identities
-from support.certificates import make_certificates
+from support.scripted_kubernetes import answered_by
 
 POD: dict[str, Any] = {"metadata": {"name": "alice", "uid": "u-1", "resourceVersion": "1"}}
 STATUS = {"kind": "Status", "message": "Too many requests, please try again later.", "reason": "TooManyRequests"}
@@ -73,32 +71,8 @@ def server_fixture() -> BusyServer:
 @pytest.fixture(name="api")
 async def api_fixture(server: BusyServer, tmp_path: Path) -> AsyncIterator[Api]:
     """A client of it."""
-    certificates = make_certificates(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates.server, certificates.server_key)
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", server.answer)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-    await site.start()
-    address = f"https://127.0.0.1:{runner.addresses[0][1]}"
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "busy",
-        "clusters": [
-            {"name": "busy", "cluster": {"server": address, "certificate-authority": str(certificates.authority)}}
-        ],
-        "users": [{"name": "me", "user": {"token": "none"}}],
-        "contexts": [{"name": "busy", "context": {"cluster": "busy", "user": "me", "namespace": "trading"}}],
-    }
-    (tmp_path / "config").write_text(json.dumps(config))
-    api = Api(Access(str(tmp_path / "config")), patience=30.0)
-    await api.open()
-    yield api
-    await api.close()
-    await runner.cleanup()
+    async with answered_by(server.answer, tmp_path) as api:
+        yield api
 
 
 async def test_a_request_waits_as_long_as_it_is_told_and_is_asked_again(server: BusyServer, api: Api) -> None:

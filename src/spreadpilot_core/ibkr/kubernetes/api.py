@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -78,7 +79,7 @@ class Api:
         self.namespace = access.namespace or ""
         """Where our things are; known once it is open."""
         self.guard: Callable[[], None] = unguarded
-        """Called right before each request that creates, starts or removes something."""
+        """Called right before each request that creates, starts or removes something, once there is a connection to send it on."""
         self._patience = patience
         self._client: Any = None
         self._private: Path | None = None
@@ -102,6 +103,7 @@ class Api:
             self.namespace = self.access.namespace or namespace
             configuration.connection_pool_maxsize = 0  # one connection for each followed log
             self._client = kubernetes_asyncio.client.api_client.ApiClient(configuration)
+            self._client.rest_client.pool_manager.trace_configs.append(_guarded_once_connected())
         await self.ask("say its version", "/version", seconds=_CONNECT_SECONDS)
 
     async def close(self) -> None:
@@ -258,8 +260,6 @@ class Api:
         headers["Accept"] = "application/json"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
         session: aiohttp.ClientSession = client.rest_client.pool_manager
-        if method != _READS:
-            self.guard()
         return await session.request(
             method,
             self.server + path,
@@ -267,6 +267,7 @@ class Api:
             headers=headers,
             data=None if body is None else json.dumps(body),
             timeout=timeout,
+            trace_request_ctx=None if method == _READS else self.guard,
         )
 
     def _too_busy(self, doing: str, said: str) -> RuntimeUnavailableError:
@@ -314,6 +315,20 @@ def _answer(doing: str, status: int, raw: bytes) -> dict[str, Any]:
         reason = str(found.get("reason", "")) if isinstance(found, dict) else ""
         raise RefusedError(doing, status if status >= 400 else 502, reason, _words(raw))  # noqa: PLR2004  # HTTP
     return found
+
+
+def _guarded_once_connected() -> aiohttp.TraceConfig:
+    """Asks a request's guard when nothing is left to wait for but its answer: a connection may take as long as a process is frozen."""
+
+    async def ask_guard(_session: object, request: SimpleNamespace, _about: object) -> None:
+        if request.trace_request_ctx is not None:
+            request.trace_request_ctx()
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_create_end.append(ask_guard)
+    config.on_connection_reuseconn.append(ask_guard)
+    config.freeze()
+    return config
 
 
 def _words(raw: bytes) -> str:

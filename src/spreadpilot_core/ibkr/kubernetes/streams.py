@@ -2,24 +2,26 @@
 
 A watch ends by itself every few minutes and goes on where it was, by the version that its bookmarks keep fresh; one that broke says
 None, for whoever lists then is told why, and again when it is back. A version that the API server has forgotten costs a list.
-A log that comes back goes on in the second of its last line; a line that was told is not told again.
+A log that comes back goes on shortly before its last line; a line that was told is not told again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from datetime import datetime, timedelta
 from typing import Final
+
+import aiohttp
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError
 from spreadpilot_core.ibkr.kubernetes.api import Api, Query, RefusedError
 from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER
 from spreadpilot_core.ibkr.kubernetes.naming import SELECTOR, Naming
 from spreadpilot_core.ibkr.kubernetes.phases import Pod, container_state, is_deleted, is_final
-from spreadpilot_core.ibkr.kubernetes.pods import gateway_from, uid_of
+from spreadpilot_core.ibkr.kubernetes.pods import gateway_from, parse_time, uid_of
 from spreadpilot_core.ibkr.model.gateways import Gateway
 from spreadpilot_core.ibkr.model.records import ContainerId
 from spreadpilot_core.ibkr.tasks import Backoff
@@ -34,6 +36,8 @@ _SILENCE: Final = _WATCH_SECONDS + 30
 """Seconds without a word, not even a bookmark or the end, after which a connection is taken for dead."""
 _REMEMBERED_LINES: Final = 4096
 _LONGEST_LINE: Final = 64 * 1024
+_OVERLAP: Final = timedelta(seconds=0.5)
+"""A log that comes back is read from this much before its last line: the two channels of a container are stamped apart."""
 
 
 class ForgottenError(Exception):
@@ -144,27 +148,39 @@ class LineReader:
     """Tells each time-stamped line once."""
 
     def __init__(self) -> None:
-        self._last = ""
-        self._seen: set[int] = set()
-        self._order: deque[int] = deque()
+        self._seen: dict[int, datetime | None] = {}
+        """The marks of the lines told last, in order, and when each was printed."""
+        self._forgotten: datetime | None = None
+        """When the newest line was printed that is not among them any more."""
+        self._last: datetime | None = None
+        self._resumes_at: datetime | None = None
+        """Where it goes on after a break, until it has: what was told, and comes again, stands before that."""
 
     def feed(self, raw: bytes) -> str | None:
         """The line without its stamp, or None for one that was told."""
-        mark = hash(raw)
-        if mark in self._seen:
-            return None
-        self._seen.add(mark)
-        self._order.append(mark)
-        if len(self._order) > _REMEMBERED_LINES:
-            self._seen.discard(self._order.popleft())
         stamp, _, line = raw.decode(errors="replace").rstrip("\r\n").partition(" ")
-        self._last = stamp
+        at, mark = parse_time(stamp), hash(raw)
+        if mark in self._seen or self._is_history(at):
+            return None
+        self._seen[mark] = at
+        if len(self._seen) > _REMEMBERED_LINES:
+            self._forgotten = self._seen.pop(next(iter(self._seen)))
+        self._last = at or self._last
         return line
 
-    @property
-    def since(self) -> dict[str, str]:
-        """Where to go on, as a query: the second of the last line."""
-        return {"sinceTime": f"{self._last[:19]}Z"} if self._last.endswith("Z") else {}
+    def resume(self) -> dict[str, str]:
+        """Where to go on, as a query; the API server takes whole seconds."""
+        self._resumes_at = self._last
+        return {} if self._last is None else {"sinceTime": f"{self._last - _OVERLAP:%Y-%m-%dT%H:%M:%SZ}"}
+
+    def _is_history(self, at: datetime | None) -> bool:
+        """Whether it came before the lines that are remembered one by one."""
+        if self._resumes_at is None or at is None:
+            return False
+        if at >= self._resumes_at:
+            self._resumes_at = None
+            return False
+        return self._forgotten is not None and at <= self._forgotten
 
 
 async def log_lines(api: Api, name: str, gateway: Gateway) -> AsyncIterator[str]:
@@ -177,7 +193,7 @@ async def log_lines(api: Api, name: str, gateway: Gateway) -> AsyncIterator[str]
                 return
             is_over = _is_over(pod)
             try:
-                async with aclosing(printed(api, name, reader, follow=True)) as lines:
+                async with aclosing(printed(api, name, reader, follow=True, whole=not is_over)) as lines:
                     async for line in lines:
                         backoff.reset()
                         yield line
@@ -194,16 +210,41 @@ async def log_lines(api: Api, name: str, gateway: Gateway) -> AsyncIterator[str]
 
 
 async def printed(
-    api: Api, name: str, reader: LineReader, *, follow: bool, last: int | None = None
+    api: Api, name: str, reader: LineReader, *, follow: bool, last: int | None = None, whole: bool = False
 ) -> AsyncGenerator[str, None]:
-    """What a pod's container prints, each line once. Raises `RefusedError` where its node has none."""
-    query = {"container": CONTAINER, "timestamps": "true", **({"follow": "true"} if follow else {}), **reader.since}
+    """What a pod's container prints, each line once. Raises `RefusedError` where its node has none.
+
+    Args:
+        api: the API server.
+        name: the pod's.
+        reader: what was told.
+        follow: until it ends.
+        last: so many lines of what there is.
+        whole: no line that the stream's end cuts in two: who goes on later gets it then.
+    """
+    query = {"container": CONTAINER, "timestamps": "true", **({"follow": "true"} if follow else {}), **reader.resume()}
     if last is not None:
         query["tailLines"] = str(last)
-    async with api.stream(f"read the log of {name}", f"{api.place('pods', name)}/log", query) as content:
-        while raw := await content.readline():
-            if (line := reader.feed(raw)) is not None:
-                yield line[-_LONGEST_LINE:]
+    async with (
+        api.stream(f"read the log of {name}", f"{api.place('pods', name)}/log", query) as content,
+        aclosing(_lines_of(content)) as lines,
+    ):
+        async for raw in lines:
+            if (raw.endswith(b"\n") or not whole) and (line := reader.feed(raw)) is not None:
+                yield line
+
+
+async def _lines_of(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """Each with its newline, but for what the end leaves; the beginning of one that is too long."""
+    line = bytearray()
+    while piece := await content.readany():
+        for part in piece.splitlines(keepends=True):
+            line += part[: max(0, _LONGEST_LINE - len(line))]
+            if part.endswith(b"\n"):
+                yield bytes(line.rstrip(b"\r\n")) + b"\n"
+                line.clear()
+    if line:
+        yield bytes(line)
 
 
 def _is_over(pod: Pod) -> bool:

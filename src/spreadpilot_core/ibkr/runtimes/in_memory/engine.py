@@ -15,8 +15,9 @@ from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.gateways import DeliveryTarget, Endpoint
 from spreadpilot_core.ibkr.model.records import ContainerId
 from spreadpilot_core.ibkr.runtimes.in_memory.network import MemoryNetwork
-from spreadpilot_core.ibkr.simulator.engine.container import Container
+from spreadpilot_core.ibkr.simulator.engine.container import Container, Order
 from spreadpilot_core.ibkr.simulator.engine.engine import Engine
+from spreadpilot_core.ibkr.simulator.engine.refusals import Refused
 
 _names = itertools.count(1)
 
@@ -32,6 +33,11 @@ class InMemoryEngine:
         """Whose gateway typed a login, in order."""
         self.is_away = False
         """Every call fails as long as it is."""
+        self.creations = asyncio.Event()
+        """Containers are made while it is set. Who asks for one without it waits, and has its name; who dies meanwhile gets it all the same."""
+        self.creations.set()
+        self.held: dict[str, asyncio.Task[Container]] = {}
+        """Creations that wait, by the name of their container."""
         self.scheduler = asyncio.Event()
         """Pods are given a place while it is set."""
         self.scheduler.set()
@@ -46,6 +52,21 @@ class InMemoryEngine:
         """Where each pod was placed."""
         self.starts_at_delivery: set[str] = set()
         """Containers that run already, and wait inside for their password."""
+
+    async def create(self, order: Order) -> Container:
+        """Make a container. Raises the simulator's `Refused`."""
+        if order.name in self.held:
+            raise Refused("name_taken", f"There is a container {order.name!r} already, which is being made.")
+        if self.creations.is_set():
+            return self.simulator.create(order)
+        held = self.network.tasks.begin(f"creation of {order.name}", self._create_late(order), then=_untold)
+        self.held[order.name] = held
+        return await asyncio.shield(held)
+
+    async def _create_late(self, order: Order) -> Container:
+        await self.creations.wait()
+        del self.held[order.name]
+        return self.simulator.create(order)
 
     def note(self, user: str, **facts: str) -> None:
         """A login was typed (see the simulator's `Logins`)."""
@@ -109,3 +130,9 @@ class InMemoryEngine:
         number = next(self._addresses)
         self.places[container_id] = Endpoint(f"10.0.{number >> 8}.{number & 255}", port)
         return self.places[container_id]
+
+
+def _untold(creation: asyncio.Task[Container]) -> None:
+    """Whoever asked for it is told how it ended, if it still listens."""
+    if not creation.cancelled():
+        creation.exception()

@@ -183,7 +183,7 @@ class _InMemory:
         self.foreign = [self._foreign(each) for each in self.engine.simulator.others(self.identities.all)]
         return [self._gateway(each) for each in self.engine.simulator.find(self.identities.all)]
 
-    def _make(self, spec: GatewaySpec, client_id: int, host_port: int, controller: Controller) -> Container:
+    async def _make(self, spec: GatewaySpec, client_id: int, host_port: int, controller: Controller) -> Container:
         order = order_of(
             spec,
             owner=self.owner,
@@ -194,7 +194,7 @@ class _InMemory:
         )
         self.guard()
         with _refusals(spec.user):
-            return self.engine.simulator.create(
+            return await self.engine.create(
                 Order.from_json({**order, "identity": self.identities.own, "owner": self.owner})
             )
 
@@ -254,7 +254,7 @@ class InMemoryRuntime(_InMemory):
         )
 
     async def _create(self, spec: GatewaySpec, client_id: int, host_port: int) -> DeliveryTarget:
-        container = self._make(spec, client_id, host_port, await self.prepare(spec))
+        container = await self._make(spec, client_id, host_port, await self.prepare(spec))
         return DeliveryTarget(SENDER, ContainerId(container.id), {"engine": self.engine.name})
 
     async def _start(self, container_id: ContainerId) -> Gateway:
@@ -301,7 +301,7 @@ class InMemoryPods(_InMemory):
     async def launch(self, spec: GatewaySpec, client_id: int, *, secret: DeliverSecret, commit: CommitLogin) -> Gateway:
         """Create it, wait until it runs and waits for its password, commit, have that delivered."""
         controller = await self.prepare(spec)
-        pod = self._make(spec, client_id, self.engine.inner_port(), controller)
+        pod = await self._make(spec, client_id, self.engine.inner_port(), controller)
         container_id = ContainerId(pod.id)
         self.engine.starts_at_delivery.add(pod.id)
         try:

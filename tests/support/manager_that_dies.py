@@ -1,8 +1,8 @@
 """A manager's process that ends by SIGKILL at one chosen moment of its work.
 
 Arguments: settings as JSON, and the moment as JSON: `call` ("module:Class.method"), `when` ("before" it, "after" it, or
-that many seconds "into" it), and `armed` (from the start, or from the first command on). Commands come on standard input, a
-line each: "restart FOLLOWER", "stop". It says "ready" on
+that many seconds "into" it), `about` (words in one of its arguments; else it is another call), and `armed` (from the start,
+or from the first command on). Commands come on standard input, a line each: "restart FOLLOWER", "stop". It says "ready" on
 standard error once all its gateways are.
 """
 
@@ -22,10 +22,11 @@ from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 class Trap:
     """Where this process dies."""
 
-    def __init__(self, call: str, when: str, seconds: float, *, armed: bool) -> None:
+    def __init__(self, call: str, when: str, seconds: float, about: str, *, armed: bool) -> None:
         self.armed = armed
         self._when = when
         self._seconds = seconds
+        self._about = about
         module, _, path = call.partition(":")
         owner, name = path.split(".")
         place = getattr(importlib.import_module(module), owner)
@@ -38,7 +39,7 @@ class Trap:
         setattr(place, name, trapped)
 
     async def _call(self, *arguments: Any, **named: Any) -> Any:
-        if not self.armed:
+        if not self.armed or (self._about and not any(self._about in str(each) for each in arguments)):
             return await self._inner(*arguments, **named)
         if self._when == "before":
             die()
