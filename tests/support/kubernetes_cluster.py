@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from real_parts.kubernetes.build import BUILD_MINUTES, BuildError, build, program
+from real_parts.kubernetes.build import BUILD_MINUTES, PROGRAM
 from real_parts.kubernetes.keeper import FAILED, READY, USERS
 from real_parts.kubernetes.parts import PATIENCE, Parts
 from support.real_parts import need
@@ -91,13 +91,10 @@ def own_cluster() -> Iterator[Cluster]:
 
 def _built() -> Path:
     if "CI" in os.environ:
-        try:
-            return build()
-        except BuildError as fault:
-            need(f"a Kubernetes cluster ({fault})", "make cluster")
-    if not program().exists():
+        return PROGRAM.needed()
+    if not PROGRAM.path.exists():
         need("a Kubernetes cluster", "make cluster")
-    return program()
+    return PROGRAM.path
 
 
 def _digest() -> str:
