@@ -77,7 +77,7 @@ def own_cluster() -> Iterator[Cluster]:
             "a Kubernetes cluster",
             f"apt-get install -y {' '.join(missing) or 'containerd'} (and run the tests as root)",
         )
-    made = _built()
+    made = PROGRAM.prepared("make cluster")
     directory = Path(f"/tmp/gm-cluster-{_digest()}")  # short: it holds Unix sockets
     directory.mkdir(mode=0o700, exist_ok=True)
     with (directory / USERS).open("ab") as users:
@@ -87,14 +87,6 @@ def own_cluster() -> Iterator[Cluster]:
                 _start(directory, made)
         parts = Parts(directory, made)
         yield Cluster(parts.kubeconfig, parts)
-
-
-def _built() -> Path:
-    if "CI" in os.environ:
-        return PROGRAM.needed()
-    if not PROGRAM.path.exists():
-        need("a Kubernetes cluster", "make cluster")
-    return PROGRAM.path
 
 
 def _digest() -> str:
