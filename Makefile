@@ -40,9 +40,10 @@ test: setup ## all tests (ARGS="tests/unit -k leases")
 retest: setup ## what failed in the last run once more, one after the other, with nothing beside it
 	$(BIN)/pytest -v $(if $(ARGS),,--last-failed --last-failed-no-failures none) $(ARGS)
 
-cluster: $(VENV)/.dev ## build the Kubernetes cluster that tests use where it is built, and helm (once; some minutes)
+cluster: $(VENV)/.dev ## build the Kubernetes cluster that tests use where it is built, helm and kwok (once; some minutes)
 	PYTHONPATH=tests $(BIN)/python -m real_parts.kubernetes.build
-	PYTHONPATH=tests $(BIN)/python -c 'from support.helm import helm_program; print(helm_program())'
+	PYTHONPATH=tests $(BIN)/python -c 'from support.helm import PROGRAM; print(PROGRAM.needed())'
+	PYTHONPATH=tests $(BIN)/python -c 'from support.simulated_nodes import PROGRAM; print(PROGRAM.needed())'
 
 parts: cluster ## build every real part that tests use: a FerretDB, a Collector, the cluster (once; some minutes)
 	PYTHONPATH=tests $(BIN)/python -c 'from support.mongo import ferretdb_program; print(ferretdb_program())'

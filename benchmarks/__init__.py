@@ -21,5 +21,7 @@ BENCHMARKS = (
     "vault_reads",
     "edit_to_launch",
     "docker_fleet",
+    "kubernetes_fleet",
+    "kubernetes_sizes",
 )
 """In the order of the documentation. `benchmarks.against` is none of them: it compares two commits by some of these."""

@@ -17,18 +17,17 @@ import logging
 import sys
 import time
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from benchmarks.support import compose
 from benchmarks.support.docker_rounds import Rounds, Times, tell_ends, tell_starts
 from benchmarks.support.figures import Findings, run
+from benchmarks.support.launches import PATIENCE, as_shipped, until_all_run
 from benchmarks.support.rejections import rejected
 from benchmarks.support.sizes import options
 from spreadpilot_core.ibkr.credentials.courier.stdin_delivery import deliver
-from spreadpilot_core.ibkr.gateway_manager import GatewayManager
-from spreadpilot_core.ibkr.model.events import Event, GatewayLaunched
 from spreadpilot_core.ibkr.model.gateways import DeliveryTarget, Gateway, GatewayPhase, GatewaySpec
 from spreadpilot_core.ibkr.model.records import Identities
 from spreadpilot_core.ibkr.runtimes.docker.containers import HealthCheck, Labelled, container_config
@@ -45,11 +44,8 @@ from support.ports import free_ports, leases
 from support.runtimes import committed
 
 AT_ONCE = 4
-PATIENCE = 600.0
 IMAGE = {"SIMULATOR_TIMINGS": "real"}
 """What the gateways' image has in its environment; `--timings` says otherwise."""
-AS_SHIPPED = ("healthcheck_interval", "heartbeat_timeout", "connect_time", "secret_poll_interval")
-"""Settings that the tests' home makes quick: with those, fifty gateways are looked at every second while others start."""
 
 
 def gateway_image(bench: Bench) -> str:
@@ -196,8 +192,7 @@ async def manager_home(bench: Bench, count: int) -> Home:
         "stop_grace": 30.0,
         "log_level": "error",
     }
-    settings |= {name: Settings.model_fields[name].default for name in AS_SHIPPED}
-    home.settings |= settings
+    home.settings |= settings | as_shipped()
     write_note(Settings.read(**home.settings), Identities(bench.prefix))  # that of the volumes which are there before
     await home.add(*names_of(count))
     return home
@@ -237,26 +232,6 @@ async def through_the_manager(bench: Bench, count: int) -> tuple[float, float, f
     await successor.stop()
     await home.end()
     return launched, ready, adopted, cpu
-
-
-async def until_all_run(manager: GatewayManager, count: int) -> tuple[float, float]:
-    """Start it; the seconds until `count` gateways' processes run, and its own CPU time until then."""
-    running = asyncio.create_task(told_of(manager.events(), count))
-    begun, begun_cpu = time.perf_counter(), time.process_time()
-    await manager.start()
-    await running
-    return time.perf_counter() - begun, time.process_time() - begun_cpu
-
-
-async def told_of(happened: AsyncIterator[Event], count: int) -> None:
-    """Wait for `count` launches by what the manager tells: asking it again and again would take CPU from the launches."""
-    running = set[str]()
-    async with asyncio.timeout(PATIENCE):
-        async for event in happened:
-            if isinstance(event, GatewayLaunched):
-                running.add(event.follower_id)
-            if len(running) == count:
-                return
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -12,7 +12,15 @@ from benchmarks import BENCHMARKS
 
 from support.benchmark_runs import ROOT, expect_figures
 
-ELSEWHERE = {"docker_fleet", "vault_reads", "edit_to_launch", "open_pages", "get_client"}
+ELSEWHERE = {
+    "docker_fleet",
+    "kubernetes_fleet",
+    "kubernetes_sizes",
+    "vault_reads",
+    "edit_to_launch",
+    "open_pages",
+    "get_client",
+}
 """In `test_benchmarks_on_real_parts`; the last is run below."""
 
 

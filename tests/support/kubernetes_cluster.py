@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from real_parts.kubernetes.build import BUILD_MINUTES, BuildError, build, program
+from real_parts.kubernetes.build import BUILD_MINUTES, PROGRAM
 from real_parts.kubernetes.keeper import FAILED, READY, USERS
 from real_parts.kubernetes.parts import PATIENCE, Parts
 from support.real_parts import need
@@ -79,7 +79,7 @@ def own_cluster() -> Iterator[Cluster]:
             "a Kubernetes cluster",
             f"apt-get install -y {' '.join(missing) or 'containerd'} (and run the tests as root)",
         )
-    made = _built()
+    made = PROGRAM.prepared("make cluster")
     directory = Path(f"/tmp/gm-cluster-{_digest()}")  # short: it holds Unix sockets
     directory.mkdir(mode=0o700, exist_ok=True)
     with (directory / USERS).open("ab") as users:
@@ -89,17 +89,6 @@ def own_cluster() -> Iterator[Cluster]:
                 _start(directory, made)
         parts = Parts(directory, made)
         yield Cluster(parts.kubeconfig, parts)
-
-
-def _built() -> Path:
-    if "CI" in os.environ:
-        try:
-            return build()
-        except BuildError as fault:
-            need(f"a Kubernetes cluster ({fault})", "make cluster")
-    if not program().exists():
-        need("a Kubernetes cluster", "make cluster")
-    return program()
 
 
 def _digest() -> str:

@@ -21,7 +21,7 @@ from real_parts.kubernetes.parts import NODES, Node, Parts, docker_archive
 from support.docker_images import PYTHON, Generation, add_text, base_archive
 
 _ROOT = Path(__file__).parents[2]
-_FILE = _ROOT / "docker" / "simulator" / "Dockerfile"
+SIMULATOR = _ROOT / "docker" / "simulator" / "Dockerfile"
 _HOME = "home/ibgateway"
 _USER = 1000
 _PATHS = f"/{PYTHON}/bin:/usr/local/bin:/usr/bin:/bin"
@@ -33,7 +33,7 @@ def simulator_image(
     parts: Parts, generation: Generation, environment: Mapping[str, str] | None = None, *, node: Node = NODES[0]
 ) -> str:
     """The name of a simulator image on this node; `environment` is added to it (faults, accounts, timings)."""
-    stage = instructions_of(_FILE, generation)
+    stage = instructions_of(SIMULATOR, generation)
     variables = BASE_VARIABLES | stage.variables | dict(environment or {})
     config: dict[str, object] = {
         "Env": [f"{name}={value}" for name, value in variables.items()],

@@ -21,7 +21,7 @@ import pymongo
 import pytest
 from pymongo.errors import PyMongoError
 
-from support.go_programs import BUILD_TIME, go_program, may_build
+from support.go_programs import BUILD_TIME, GoProgram, may_build
 from support.mongo_docker import MongoContainer, mongo_container
 from support.ports import free_ports
 from support.waiting import wait_until
@@ -134,4 +134,4 @@ def _ferretdb(port: int, directory: Path) -> list[str]:
 
 def ferretdb_program() -> Path:
     """FerretDB, built when the cache lacks it; where it can't be, the test is skipped, and fails in CI."""
-    return go_program("ferretdb", "a MongoDB server")
+    return GoProgram("ferretdb", "a MongoDB server").needed()

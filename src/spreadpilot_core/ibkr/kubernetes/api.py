@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -349,10 +350,11 @@ def _private_directory() -> Path:
 
 
 def _write_private(path: Path, content: str) -> None:
-    new = path.with_suffix(".new")
-    new.touch(mode=0o600)
-    new.write_text(content)
-    new.replace(path)
+    """Whole for whoever reads it meanwhile, however many write it at once."""
+    descriptor, new = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(content)
+    Path(new).replace(path)
 
 
 async def _configuration(access: Access, private: Path) -> tuple[Any, str]:
