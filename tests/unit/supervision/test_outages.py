@@ -94,7 +94,7 @@ async def test_a_store_that_opens_slowly_is_not_away(tmp_path: Path) -> None:
     """What happens meanwhile is written once it is open, and nobody is told that it could not be."""
     async with world_in(tmp_path) as world:
         world.add("anna")
-        world.content.opening_takes = 5.0
+        world.content.opens_after = 5.0
         manager = world.manager()
         manager.fleet.begin()
         manager.services.notices.tell("here", "Something happened.")

@@ -71,7 +71,7 @@ class MemoryContent:
     identities: list[str] = field(default_factory=list)
     is_away: bool = False
     """Every call fails as long as it is."""
-    opening_takes: float = 0.0
+    opens_after: float = 0.0
     """Seconds, as a disk or a server takes some."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced, when somebody has changed the followers."""
@@ -92,7 +92,7 @@ class _Adapter:
 
     async def open(self) -> None:
         """Nothing is connected. Raises `StoreUnavailableError` while the content is away."""
-        await asyncio.sleep(self.content.opening_takes)
+        await asyncio.sleep(self.content.opens_after)
         await self._reach()
         self._is_open = True
 
