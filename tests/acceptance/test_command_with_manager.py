@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from spreadpilot_core.ibkr.model.followers import FollowerId
-from spreadpilot_core.ibkr.service.client import ControlClient
+from spreadpilot_core.ibkr.service.client import ControlClient, NoManagerError
 from spreadpilot_core.ibkr.simulator.engine.files import read_address
 from support.command import Begun, Command
 from support.home import PASSWORD, Home
@@ -47,7 +47,11 @@ def _ready(command: Command, serving: Begun, *follower_ids: str) -> dict[str, di
 
 
 def _state(command: Command, follower_id: str) -> str | None:
-    return _gateways(command).get(follower_id, {}).get("state")
+    """None also from a manager that does not answer yet: it acts before."""
+    try:
+        return _gateways(command).get(follower_id, {}).get("state")
+    except NoManagerError:
+        return None
 
 
 def _answers(endpoint: str) -> bool:

@@ -739,8 +739,8 @@ async def test_a_login_that_loops_ends_its_container_without_any_manager(
         await asyncio.wait_for(done, PATIENCE)
     ended = await found(runtime, gateway.container_id)
     assert (ended.phase, ended.exit_code) == (GatewayPhase.EXITED, LOGIN_LOOP)
-    assert lines[-1].startswith("gateway-manager: ")
-    assert lines[-1].endswith(" logins were typed, none completed: the container is ended")
+    ours = [line for line in lines if line.startswith("gateway-manager: ")]  # the other channel may arrive after it
+    assert ours[-1].endswith(" logins were typed, none completed: the container is ended")
     assert await place.typed(gateway) in (2, 3)  # a lap takes a tenth of a second here, as does a busy machine
 
 
