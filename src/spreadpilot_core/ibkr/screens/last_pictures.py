@@ -75,7 +75,7 @@ class LastPicturesOnDisk:
 
     async def list(self, follower_id: str) -> tuple[Picture, ...]:
         """The newest first."""
-        found = await asyncio.to_thread(kept_pictures, self._state_dir, follower_id)
+        found = await asyncio.to_thread(pictures_of, self._state_dir, follower_id)
         return tuple(picture for picture, _ in found)
 
     async def read(self, follower_id: str, picture_id: str) -> bytes | None:
@@ -89,7 +89,7 @@ class LastPicturesOnDisk:
             return None
 
 
-def kept_pictures(state_dir: Path, follower_id: str) -> list[tuple[Picture, Path]]:
+def pictures_of(state_dir: Path, follower_id: str) -> list[tuple[Picture, Path]]:
     """Those of a follower with their files, the newest first; blocking, so off the event loop."""
     found = []
     for path in _newest_first(_place(state_dir, follower_id)):

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError, UnknownFollowerError
-from spreadpilot_core.ibkr.screens.last_pictures import kept_pictures
+from spreadpilot_core.ibkr.screens.last_pictures import pictures_of
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.reading import known_followers
 from spreadpilot_core.ibkr.settings import Settings
@@ -17,7 +17,7 @@ def pictures(follower_id: str, *, as_json: bool) -> None:
     """Print time and file of each, the newest first. Raises `UnknownFollowerError`."""
     set_up_logs(level="error")
     settings = Settings.read()
-    found = kept_pictures(settings.state_dir, follower_id)
+    found = pictures_of(settings.state_dir, follower_id)
     if not found:
         _must_be_known(settings, follower_id)
     if as_json:
