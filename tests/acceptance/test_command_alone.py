@@ -13,6 +13,8 @@ from threading import Timer
 import pytest
 
 from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
+from spreadpilot_core.ibkr.screens.last_pictures import _place
+from spreadpilot_core.ibkr.system.whole_files import write_whole
 from support.command import PROGRAM, Command
 from support.home import Home
 from support.waiting import PATIENCE
@@ -44,6 +46,7 @@ def test_help_names_every_command(command: Command) -> None:
         "credentials",
         "audit",
         "logs",
+        "pictures",
         "doctor",
     ]:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE), name
@@ -405,7 +408,7 @@ def test_a_login_that_no_controller_can_type_is_refused(command: Command, userna
 
 
 @pytest.mark.parametrize(
-    "arguments", [("logs",), ("audit", "show"), ("audit", "show", "--json"), ("followers", "enable")]
+    "arguments", [("logs",), ("pictures",), ("audit", "show"), ("audit", "show", "--json"), ("followers", "enable")]
 )
 def test_a_follower_that_nobody_knows_is_no_empty_answer(command: Command, arguments: tuple[str, ...]) -> None:
     """Exit code 1 and one sentence, with who may have been meant; nobody near, nobody named."""
@@ -417,6 +420,23 @@ def test_a_follower_that_nobody_knows_is_no_empty_answer(command: Command, argum
     nobody = command(*arguments, "nobody")
     assert (nobody.returncode, "meant" in nobody.stderr) == (1, False)
     assert "There is no follower 'nobody'" in nobody.stderr
+
+
+def test_pictures_are_named_by_time_and_file(home: Home, command: Command) -> None:
+    """The newest first, and whole paths, whatever the terminal's width; a follower without any is no failure."""
+    command("followers", "add", "alice", "--vault-secret-ref", "ibkr/alice")
+    assert command("pictures", "alice").stdout == "No picture of alice is on this host.\n"
+    assert command.json("pictures", "alice") == []
+    ids = ["20261124T093512004211", "20261124T093511000000"]
+    place = _place(home.directory, "alice")
+    for each in ids:
+        write_whole(place / f"{each}.png", b"png")
+    done = command("pictures", "alice", TZ="UTC")
+    assert done.stdout.splitlines()[0] == f"2026-11-24 09:35:12 UTC  {place / ids[0]}.png"
+    rows = command.json("pictures", "alice")
+    assert [each["id"] for each in rows] == ids
+    assert rows[0] | {"file": ""} == {"id": ids[0], "at": "2026-11-24T09:35:12.004211+00:00", "size": 3, "file": ""}
+    assert Path(rows[0]["file"]).read_bytes() == b"png"
 
 
 def test_a_known_follower_without_lines_is_no_failure_of_the_trail(command: Command) -> None:

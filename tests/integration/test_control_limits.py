@@ -133,7 +133,8 @@ async def test_the_documentation_names_every_route_that_is_described(control: Co
     page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
     _, _, section = page.partition("## The control socket")
     for path in described["paths"]:
-        name = path.replace("{follower_id}", "FOLLOWER").replace("{operation_id}", "ID").replace("{lease}", "LEASE")
+        name = path.replace("{follower_id}", "FOLLOWER").replace("{lease}", "LEASE")
+        name = name.replace("{operation_id}", "ID").replace("{picture_id}", "ID")
         parts = name.split("/")
         short = [f"…/{'/'.join(parts[place:])}" for place in range(2, len(parts))]
         assert any(each in section for each in (name, *short)), path

@@ -15,10 +15,10 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from support.docker_http import DockerApi, DockerApiError
 from support.real_parts import need
@@ -49,13 +49,23 @@ def simulator_image(api: DockerApi, generation: Generation, environment: Mapping
     """The name of a simulator image on this engine; `environment` is added to it (faults, accounts, timings)."""
     context = _context()
     mark = hashlib.sha256(context + generation.encode()).hexdigest()[:12]
-    name = f"{_REPOSITORY}:{generation}-{mark}"
-    if not _has(api, name):
-        build = {"dockerfile": "docker/simulator/Dockerfile", "target": generation, "t": name, "rm": 1}
-        said = api.ask("POST", "/build", body=context, buildargs=json.dumps({"BASE": _base(api)}), **build)
-        if not _has(api, name):
-            raise RuntimeError(f"the simulator image was not built: {said[-2000:]}")
+    build = {"dockerfile": "docker/simulator/Dockerfile", "target": generation}
+    name = built_image(
+        api, f"{generation}-{mark}", lambda: context, lambda: build | {"buildargs": json.dumps({"BASE": _base(api)})}
+    )
     return name if not environment else derived_image(api, name, environment)
+
+
+def built_image(
+    api: DockerApi, tag: str, context: Callable[[], bytes], options: Callable[[], Mapping[str, Any]] = dict
+) -> str:
+    """The image with this tag, built from this context where the engine has none."""
+    name = f"{_REPOSITORY}:{tag}"
+    if not _has(api, name):
+        said = api.ask("POST", "/build", body=context(), t=name, rm=1, **options())
+        if not _has(api, name):
+            raise RuntimeError(f"the image {tag} was not built: {said[-2000:]}")
+    return name
 
 
 def derived_image(
@@ -195,7 +205,8 @@ def _add_busybox(archive: tarfile.TarFile) -> None:
         archive.addfile(entry)
 
 
-def add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
+def add_text(archive: tarfile.TarFile, name: str, text: str, *, mode: int = 0o644) -> None:
     entry = tarfile.TarInfo(name)
+    entry.mode = mode
     entry.size = len(text.encode())
     archive.addfile(entry, BytesIO(text.encode()))

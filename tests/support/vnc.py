@@ -19,7 +19,7 @@ from support.ports import free_ports
 from support.real_parts import need
 from support.waiting import wait_until
 
-INSTALL = "apt-get install tigervnc-standalone-server x11-xserver-utils"
+INSTALL = "apt-get install tigervnc-standalone-server tigervnc-tools x11-xserver-utils"
 PASSWORD = "scr33n-p"
 CHALLENGE = bytes(range(16, 32))
 SERVER_INIT = b"\x02\x80\x01\xe0" + bytes([32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0]) + b"\0\0\0\4test"

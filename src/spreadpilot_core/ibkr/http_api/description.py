@@ -148,7 +148,10 @@ EVENTS: Responses = {
 }
 
 PNG: Responses = {
-    200: {"description": "A picture.", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+    200: {
+        "description": "A picture.",
+        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}, "example": "(its bytes)"}},
+    }
 }
 
 

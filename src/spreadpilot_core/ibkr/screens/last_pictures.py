@@ -46,7 +46,7 @@ class LastPicturesOnDisk:
     """Fulfils `seams.LastPictures`."""
 
     def __init__(self, state_dir: Path, address_of: AddressOf, clock: Clock = utc_now) -> None:
-        self._directory = state_dir / DIRECTORY
+        self._state_dir = state_dir
         self._address_of = address_of
         self._clock = clock
 
@@ -65,29 +65,22 @@ class LastPicturesOnDisk:
         if len(content) > MOST_BYTES:
             raise RfbError(f"it has {len(content)} bytes")
         now = self._clock()
-        for path in self._directory.glob("*/*.png"):
+        for path in (self._state_dir / DIRECTORY).glob("*/*.png"):
             if _is_picture(path) and path.stem < f"{now - EXPIRE_AFTER:{_TIME}}":
                 path.unlink(missing_ok=True)
-        place = self._place(follower_id)
+        place = _place(self._state_dir, follower_id)
         write_whole(place / f"{now.astimezone(UTC):{_TIME}}.png", content)
         for path in _newest_first(place)[MOST_PICTURES:]:
             path.unlink(missing_ok=True)
 
     async def list(self, follower_id: str) -> tuple[Picture, ...]:
         """The newest first."""
-        return await asyncio.to_thread(self._list, follower_id)
-
-    def _list(self, follower_id: str) -> tuple[Picture, ...]:
-        found = []
-        for path in _newest_first(self._place(follower_id)):
-            with suppress(OSError):  # it goes just now
-                at = datetime.strptime(path.stem, _TIME).replace(tzinfo=UTC)
-                found.append(Picture(id=path.stem, at=at, size=path.stat().st_size))
-        return tuple(found)
+        found = await asyncio.to_thread(pictures_of, self._state_dir, follower_id)
+        return tuple(picture for picture, _ in found)
 
     async def read(self, follower_id: str, picture_id: str) -> bytes | None:
         """As PNG; None: there is none of this id."""
-        path = self._place(follower_id) / f"{picture_id}.png"
+        path = _place(self._state_dir, follower_id) / f"{picture_id}.png"
         if not _is_picture(path):
             return None
         try:
@@ -95,8 +88,19 @@ class LastPicturesOnDisk:
         except OSError:
             return None
 
-    def _place(self, follower_id: str) -> Path:
-        return self._directory / hashlib.sha256(follower_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+def pictures_of(state_dir: Path, follower_id: str) -> list[tuple[Picture, Path]]:
+    """Those of a follower with their files, the newest first; blocking, so off the event loop."""
+    found = []
+    for path in _newest_first(_place(state_dir, follower_id)):
+        with suppress(OSError):  # it goes just now
+            at = datetime.strptime(path.stem, _TIME).replace(tzinfo=UTC)
+            found.append((Picture(id=path.stem, at=at, size=path.stat().st_size), path))
+    return found
+
+
+def _place(state_dir: Path, follower_id: str) -> Path:
+    return state_dir / DIRECTORY / hashlib.sha256(follower_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _newest_first(place: Path) -> list[Path]:

@@ -319,6 +319,14 @@ def logs(
     log_commands.logs(follower, last=last, follow=follow)
 
 
+@app.command(short_help="Say where pictures of a gateway's screen are.")
+def pictures(follower: Follower, as_json: Json = False) -> None:
+    """Say where the last pictures of a follower's gateways are, which were given up while they showed a screen; needs no running manager."""
+    from spreadpilot_core.ibkr.service import picture_commands
+
+    picture_commands.pictures(follower, as_json=as_json)
+
+
 def _moment(text: str) -> datetime:
     from spreadpilot_core.ibkr.service.history_commands import moment
 
