@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.real_part("kubernetes"), may_build]
 
 VICTIM = "alice"
 APART = NODES[1]
+KILLED = 137
 STARVE = """
 import os, time
 for process in filter(str.isdecimal, os.listdir("/proc")):
@@ -44,9 +46,9 @@ while True:
 class ManagerUnderTest:
     """A manager with one gateway, and all that it says."""
 
-    def __init__(self, home: ClusterHome) -> None:
+    def __init__(self, home: ClusterHome, **settings: Any) -> None:
         self.home = home
-        self.manager: GatewayManager = home.manager(heartbeat_timeout=6.0, connect_time=10.0)
+        self.manager: GatewayManager = home.manager(heartbeat_timeout=6.0, connect_time=10.0, **settings)
         self.said: list[str] = []
 
     async def listen(self) -> None:
@@ -89,9 +91,9 @@ class ManagerUnderTest:
 
 
 @contextlib.asynccontextmanager
-async def watched(home: ClusterHome) -> AsyncIterator[ManagerUnderTest]:
+async def watched(home: ClusterHome, **settings: Any) -> AsyncIterator[ManagerUnderTest]:
     """Its gateway is ready; in the end nothing of it may be left."""
-    it = ManagerUnderTest(home)
+    it = ManagerUnderTest(home, **settings)
     listening = asyncio.create_task(it.listen())
     await it.manager.start()
     try:
@@ -220,3 +222,96 @@ def switch_off(place: ClusterPlace, uid: str) -> None:
         for process in file.read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(process), signal.SIGKILL)
+
+
+class Drain:
+    """`kubectl drain` of the second node, as the documentation says it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.said = ""
+        self._reading = asyncio.create_task(self._read())
+
+    @classmethod
+    async def begin(cls, place: ClusterPlace) -> Drain:
+        """It waits for as long as this test may take."""
+        parts = place.parts
+        kubectl = (str(parts.program), "kubectl", f"--kubeconfig={parts.kubeconfig}")
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *(*kubectl, "drain", APART.name, "--force", "--delete-emptydir-data", f"--timeout={DEADLINE:g}s"),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+        )
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self.said += line.decode()
+
+    async def says(self, words: str) -> None:
+        """Wait until it has."""
+        await eventually(lambda: words in self.said, lambda: (words, self.said), within=DEADLINE)
+
+    async def done(self) -> None:
+        """The node is drained."""
+        assert await self._process.wait() == 0, self.said
+        await self._reading
+        assert f"node/{APART.name} drained" in self.said
+
+
+async def test_a_drain_moves_a_gateway_to_another_node(home: ClusterHome) -> None:
+    """It gets the time to log off; its follower's next one starts elsewhere, once the node has said that the first has ended."""
+    async with second_node(home.place):
+        await home.add_on("ibcontroller", VICTIM, nodes=[APART, NODES[0]])
+        async with watched(home) as it:
+            pod = await it.pod()
+            await home.place.run_on(NODES[0])
+            drain = await Drain.begin(home.place)
+            await it.until_replaced(pod["uid"])
+            await drain.done()
+            await it.says("The cluster ended it: Eviction API: evicting")
+            assert (await it.pod())["node"] == NODES[0].name
+            assert home.place.ends()[pod["uid"]] != KILLED
+    assert home.place.had_two() == []
+
+
+async def test_a_drained_gateway_without_another_node_waits_for_one(home: ClusterHome) -> None:
+    """The drain ends, the scheduler's words say what the next one waits for, and nothing is typed before the node takes pods again."""
+    async with second_node(home.place):
+        await home.add_on("ibcontroller", VICTIM, nodes=[APART])
+        async with watched(home) as it:
+            pod = await it.pod()
+            await (await Drain.begin(home.place)).done()
+            await eventually(
+                lambda: "were unschedulable" in str(seen(it.manager, VICTIM).reason),
+                lambda: (seen(it.manager, VICTIM), it.said),
+                within=DEADLINE,
+            )
+            assert logins_on(home.place) == 0  # what the first one typed went with its volume
+            await home.place.kubectl("uncordon", APART.name)
+            await it.until_replaced(pod["uid"])
+            assert logins_on(home.place) == 1
+    assert home.place.had_two() == []
+
+
+async def test_a_drain_waits_until_the_operator_stops_the_gateway(home: ClusterHome) -> None:
+    """With `kubernetes_refuse_eviction`: meanwhile it is ready, and its client stays connected. It is launched elsewhere then."""
+    async with second_node(home.place):
+        await home.add_on("ibcontroller", VICTIM, nodes=[APART, NODES[0]])
+        async with watched(home, kubernetes_refuse_eviction=True) as it:
+            pod, client = await it.pod(), await it.manager.get_client(VICTIM)
+            await home.place.run_on(NODES[0])
+            drain = await Drain.begin(home.place)
+            await drain.says("would violate the pod's disruption budget")
+            assert (await it.pod())["uid"] == pod["uid"]
+            assert it.manager.is_healthy(VICTIM)
+            assert await it.manager.get_client(VICTIM) is client
+            await it.manager.stop_gateway(VICTIM)
+            await drain.done()
+            await it.manager.launch_gateway(VICTIM)
+            await it.until_replaced(pod["uid"])
+            assert (await it.pod())["node"] == NODES[0].name
+            assert home.place.ends()[pod["uid"]] != KILLED
+    assert home.place.had_two() == []

@@ -8,13 +8,12 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from real_parts.kubernetes.parts import NODES
 from spreadpilot_core.ibkr.kubernetes.naming import FOLLOWER, annotations_of
-from spreadpilot_core.ibkr.kubernetes.phases import container_state, is_committed, is_deleted, is_final, is_running
+from spreadpilot_core.ibkr.kubernetes.phases import container_state, is_committed, is_running
 from spreadpilot_core.ibkr.simulator.login_book import LOGINS
 from support.cluster_place import DEADLINE, ClusterHome, ClusterPlace, cluster_place_fixture  # noqa: F401  # a fixture
 from support.killed_manager import (
@@ -30,12 +29,7 @@ from support.killed_manager import (
     live_through,
     until_settled,
 )
-from support.kubernetes_cluster import (  # noqa: F401  # fixtures
-    audited,
-    cluster_fixture,
-    may_build,
-    own_cluster_fixture,
-)
+from support.kubernetes_cluster import cluster_fixture, may_build, own_cluster_fixture  # noqa: F401  # fixtures
 
 pytestmark = [pytest.mark.real_part("kubernetes"), may_build]
 
@@ -174,38 +168,6 @@ async def make_volume(place: ClusterPlace, directory: Path) -> None:
     assert await place.ask("POST", "/api/v1/persistentvolumes", volume) is not None
 
 
-def had_two(place: ClusterPlace) -> list[str]:
-    """The followers that got a pod before their last one's node had said that it ended, by the API server's own account."""
-    living: dict[str, set[str]] = {}
-    wrong = []
-    for _, pod in sorted(pods_told(place), key=lambda each: each[0]):
-        follower, uid = annotations_of(pod)[FOLLOWER], pod["metadata"]["uid"]
-        lives = living.setdefault(follower, set())
-        if pod["is new"]:
-            wrong += [follower] if lives else []
-            lives.add(uid)
-        elif (
-            is_final(pod)
-            or "terminated" in container_state(pod)
-            or (is_deleted(pod) and not pod["spec"].get("nodeName"))
-        ):
-            lives.discard(uid)
-    return wrong
-
-
-def pods_told(place: ClusterPlace) -> list[tuple[str, dict[str, Any]]]:
-    """Each gateway's pod whenever the API server changed it, and when: new at the latest moment, ended at the earliest."""
-    told = []
-    for event in audited(place.parts, place.namespace):
-        pod = event.get("responseObject") or {}
-        if pod.get("kind") != "Pod" or FOLLOWER not in annotations_of(pod):
-            continue
-        is_new = event["verb"] == "create" and "subresource" not in event["objectRef"]
-        at = event["stageTimestamp" if is_new else "requestReceivedTimestamp"]
-        told.append((at, {**pod, "is new": is_new}))
-    return told
-
-
 def test_each_moment_is_another_one() -> None:
     """At every step of a launch."""
     moments = [moment for stage in STAGES.values() for moment in stage]
@@ -216,7 +178,7 @@ async def survives(there: OnCluster, moments: list[Moment]) -> None:
     """Lives that end at these moments, and a last one."""
     await live_through(there.home, there, moments, patience=2 * DEADLINE, from_nothing=moments[0].command is None)
     assert await there.home.pods() == []
-    assert had_two(there.home.place) == []
+    assert there.home.place.had_two() == []
 
 
 async def test_killed_at_a_few_moments_of_a_launch(there: OnCluster) -> None:

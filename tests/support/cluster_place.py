@@ -7,7 +7,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.error import HTTPError
 
@@ -17,8 +17,8 @@ from real_parts.kubernetes.parts import APART, NODES, Node, Parts
 from spreadpilot_core.ibkr.kubernetes.api import Api
 from spreadpilot_core.ibkr.kubernetes.connecting import Access
 from spreadpilot_core.ibkr.kubernetes.manifests import NO_VOLUME, PodChoices
-from spreadpilot_core.ibkr.kubernetes.naming import SELECTOR, Naming
-from spreadpilot_core.ibkr.kubernetes.phases import container_state
+from spreadpilot_core.ibkr.kubernetes.naming import FOLLOWER, SELECTOR, Naming, annotations_of
+from spreadpilot_core.ibkr.kubernetes.phases import container_state, is_deleted, is_final
 from spreadpilot_core.ibkr.kubernetes.runtime import KubernetesRuntime
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.gateways import Controller, Gateway, GatewaySpec
@@ -26,7 +26,7 @@ from spreadpilot_core.ibkr.model.records import Identities
 from spreadpilot_core.ibkr.simulator.login_book import LOGINS
 from support.docker_images import Generation
 from support.home import Home
-from support.kubernetes_cluster import Cluster
+from support.kubernetes_cluster import Cluster, audited
 from support.kubernetes_images import simulator_image
 from support.runtimes import OPTIONS, Place, make_spec
 
@@ -156,6 +156,34 @@ class ClusterPlace(Place):
     async def hang(self, gateway: Gateway) -> None:
         command = ("exec", "-n", self.namespace, gateway.name, "--", "gateway-simulator", "inject", "freeze")
         await self.kubectl(*command)
+
+    def had_two(self) -> list[str]:
+        """The followers that got a pod before their last one's node had said that it ended, by the API server's own account."""
+        living: dict[str, set[str]] = {}
+        wrong = []
+        for _, is_new, pod in sorted(self._told(), key=lambda each: each[0]):
+            lives, uid = living.setdefault(annotations_of(pod)[FOLLOWER], set()), pod["metadata"]["uid"]
+            never_began = is_deleted(pod) and not pod["spec"].get("nodeName")
+            if is_new:
+                wrong += [annotations_of(pod)[FOLLOWER]] if lives else []
+                lives.add(uid)
+            elif is_final(pod) or "terminated" in container_state(pod) or never_began:
+                lives.discard(uid)
+        assert living, "the audit log tells of no gateway"
+        return wrong
+
+    def ends(self) -> dict[str, int]:
+        """Exit codes of the gateways' pods that have ended, by their ids."""
+        states = {pod["metadata"]["uid"]: container_state(pod).get("terminated") for _, _, pod in self._told()}
+        return {uid: state["exitCode"] for uid, state in states.items() if state}
+
+    def _told(self) -> Iterator[tuple[str, bool, dict[str, Any]]]:
+        """Each gateway's pod whenever the API server changed it, and when: new at the latest moment, ended at the earliest."""
+        for event in audited(self.parts, self.namespace):
+            pod = event.get("responseObject") or {}
+            if pod.get("kind") == "Pod" and FOLLOWER in annotations_of(pod):
+                is_new = event["verb"] == "create" and "subresource" not in event["objectRef"]
+                yield event["stageTimestamp" if is_new else "requestReceivedTimestamp"], is_new, pod
 
     async def close(self) -> None:
         """End what was made, without asking anybody's guard."""

@@ -32,6 +32,7 @@ from spreadpilot_core.ibkr.reporting.notices import Notices
 from spreadpilot_core.ibkr.runtimes.host_ports import PortLeases
 from spreadpilot_core.ibkr.runtimes.in_memory.engine import InMemoryEngine
 from spreadpilot_core.ibkr.runtimes.in_memory.runtime import InMemoryPods, InMemoryRuntime
+from spreadpilot_core.ibkr.seams import LeaderLease
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.simulator.engine.container import Container
 from spreadpilot_core.ibkr.store.documents import LOGINS
@@ -102,14 +103,14 @@ class World:
         """Delete a follower's record."""
         self.content.put_followers([each for each in self.content.followers if each["id"] != name])
 
-    def manager(self, **settings: Any) -> MadeUpManager:
+    def manager(self, *, lease: LeaderLease | None = None, **settings: Any) -> MadeUpManager:
         """One that is not begun yet; each has a state directory of its own name, and the same stores."""
-        return MadeUpManager(self, settings)
+        return MadeUpManager(self, settings, lease)
 
     @contextlib.asynccontextmanager
-    async def running(self, **settings: Any) -> AsyncIterator[MadeUpManager]:
+    async def running(self, *, lease: LeaderLease | None = None, **settings: Any) -> AsyncIterator[MadeUpManager]:
         """One that runs, and lets go of its gateways at the end."""
-        manager = self.manager(**settings)
+        manager = self.manager(lease=lease, **settings)
         await manager.begin()
         try:
             yield manager
@@ -148,10 +149,11 @@ class _WithScreens(InMemoryRuntime):
 class MadeUpManager:
     """A fleet, and what it is made of."""
 
-    def __init__(self, world: World, settings: dict[str, Any]) -> None:
+    def __init__(self, world: World, settings: dict[str, Any], lease: LeaderLease | None = None) -> None:
         self.world = world
         read, limits = _read(tuple(sorted((SELDOM | settings).items())))
-        self.settings = read.model_copy(update={"state_dir": world.directory})
+        shared = {} if lease is None else {"store_url": "mongodb:"}  # in name alone: others may lead
+        self.settings = read.model_copy(update={"state_dir": world.directory, **shared})
         self.bus = EventBus()
         self.events: list[Event] = []
         self.bus.listen(self.events.append)
@@ -177,7 +179,8 @@ class MadeUpManager:
             options=self.settings.gateway_options.model_copy(update={"auto_restart_time": None}),
             clock=utc_now,
         )
-        self.fleet = Fleet(self.services, InMemoryFollowers(world.content), self.settings)
+        make_lease = None if lease is None else lambda _engine_id: lease
+        self.fleet = Fleet(self.services, InMemoryFollowers(world.content), self.settings, make_lease)
 
     def _runtime(self) -> InMemoryRuntime | InMemoryPods:
         engine, owner = self.world.engine, self.settings.container_prefix

@@ -61,9 +61,9 @@ class Store:
         self._reach("load")
         return LoadedRecords(self.records)
 
-    async def save(self, record: Record) -> None:
+    async def save(self, record: Record, *, unless_newer: bool = False) -> None:
         """Write one."""
-        self._reach(f"save {record.follower_id} {record.last_reason}")
+        self._reach(f"save {record.follower_id} {record.last_reason}{' unless newer' if unless_newer else ''}")
         self.records[record.follower_id] = record
 
     async def reserve_login(self, attempt: LoginAttempt, limits: LoginLimits) -> LoginRefusal | None:
@@ -122,12 +122,29 @@ async def test_of_several_records_of_one_follower_only_the_newest_is_written(sto
     assert store.writes == ["save anna three", "save ben one"]
 
 
+async def test_what_another_manager_has_written_is_not_written_over(store: Store, ledger: Ledger) -> None:
+    """What was kept before it took over is written where that is newer; what is kept until the records are read again is not."""
+    store.away = True
+    ledger.keep(record(ANNA, "before"))
+    ledger.lay_down()
+    ledger.keep(record(ANNA, "since"))
+    ledger.keep(record(BEN, "since"))
+    store.away = False
+    await ledger.open()
+    ledger.keep(record(BEN, "not taken up yet"))
+    ledger.take_up()
+    ledger.keep(record(BEN, "after"))
+    await ledger.flush()
+
+    assert store.writes == ["open", "save anna before unless newer", "load", "save ben after"]
+
+
 async def test_a_record_kept_the_moment_the_writer_ends_is_written_too(store: Store, ledger: Ledger) -> None:
     """The writer has just found nothing left, and its task is still being counted out: the record must not wait for ever."""
     save = store.save
 
-    async def save_and_keep_another(first: Record) -> None:
-        await save(first)
+    async def save_and_keep_another(first: Record, *, unless_newer: bool) -> None:
+        await save(first, unless_newer=unless_newer)
         store.save = save  # type: ignore[method-assign]
         asyncio.get_running_loop().call_soon(ledger.keep, record(BEN, "late"))
 

@@ -242,6 +242,8 @@ class Fleet:
             if record.host_port is not None:
                 self._services.runtime.ports.remember(record.follower_id, record.host_port)
         self._records_known.set()
+        if self._acts.is_set():  # else they are read again once it is
+            self._services.ledger.take_up()
         self.elsewhere.hold_users()
         for follower_id, supervisor in self.supervisors.items():
             adopted = supervisor.facts.gateway_view.gateway is not None
@@ -291,7 +293,7 @@ class Fleet:
             found,
             self._known_of,
             self._services.runtime.identities,
-            records_known=self._records_known.is_set(),
+            records_known=self._records_known.is_set() and self.leadership.stands_by is None,
             accept_lost_records=self._settings.accept_lost_records,
         )
         self.elsewhere.take(claims)
@@ -345,6 +347,7 @@ class Fleet:
         self._relist_asked.set()
         if self._records_known.is_set():
             self._records_known.clear()
+            self._services.ledger.lay_down()
             self._keep_running("read the records again", self._read_records, may_end=True)
 
     def _runtime_away(self, sentence: str, code: ReasonCode = ReasonCode.RUNTIME_UNAVAILABLE) -> None:

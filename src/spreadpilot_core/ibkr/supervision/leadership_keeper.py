@@ -128,6 +128,8 @@ class LeadershipKeeper:
         )
         if not leadership.held:
             self.acts.clear()
+            if leadership.is_known:  # else it has lapsed, and nobody need have it
+                self._services.ledger.lay_down()
             self._lost()
         elif not self.acts.is_set():
             self.acts.set()

@@ -74,6 +74,8 @@ class Ledger:
         self._tasks = Tasks("ledger")
         self._tell = tell
         self._is_open = False
+        self._is_laid_down = False
+        """Whether another manager may have written records since they were read."""
         self.tried = asyncio.Event()
         """Whether the store was opened, or found to be away."""
         self._damaged: Mapping[FollowerId, str] = {}
@@ -81,9 +83,10 @@ class Ledger:
         """Why the store can't be used, while it can't."""
 
     async def open(self) -> LoadedRecords:
-        """Open the store and read every record. Raises `UnavailableError`; may be called again."""
+        """Open the store, write what is kept, and read every record. Raises `UnavailableError`; may be called again."""
         try:
             await self._store.open()
+            await self.flush()
             records = await self._store.load()
             if (records.was_empty or not records) and self._must_be_first_start is not None:
                 await self._must_be_first_start()
@@ -115,11 +118,19 @@ class Ledger:
 
     # ------------------------------------------------------------------ records
 
+    def lay_down(self) -> None:
+        """Another manager writes the records from now on: what is known here would overwrite what that one finds out."""
+        self._is_laid_down = True
+
+    def take_up(self) -> None:
+        """The records were read again, and what is known here is what they say."""
+        self._is_laid_down = False
+
     def keep(self, record: Record) -> None:
         """Have this record written soon; of several only the newest. Before the records were read, nothing is written:
         what is known here would overwrite what is not. Nor is over a damaged one, of which something may be mended.
         """
-        if not self._is_open or record.follower_id in self._damaged:
+        if not self._is_open or self._is_laid_down or record.follower_id in self._damaged:
             return
         waits = record.follower_id in self._newest
         self._newest[record.follower_id] = record
@@ -133,7 +144,7 @@ class Ledger:
 
     async def _write_newest(self, follower_id: FollowerId) -> None:
         record = self._newest[follower_id]
-        await self._store.save(record)
+        await self._store.save(record, unless_newer=self._is_laid_down)
         if self._newest.get(follower_id) is record:
             del self._newest[follower_id]
         else:
