@@ -3,8 +3,8 @@
 API server, etcd, scheduler and controllers are real; nodes are kwok's, so that no machine has to hold a thousand gateways: their pods
 run as soon as they have a node, take their password through the API server, print the same two lines, and end when they are asked to.
 Measured is the Kubernetes runtime with all that it does for a manager, with the courier's own sender: for each gateway policy,
-Service, claim, pod, its place and start, its mark and password; one watch of all pods, a look at each one that changed, and its log
-followed; in the end its removal. Logins are no part of it. Each fleet is a fresh process in a fresh namespace, launches and
+Service, claim, pod, its place and start, its mark and password, and its log followed; one watch of all pods, a look at each gateway
+that changed, and a list of all for a change of what nobody knows, as the fleet has it; in the end its removal. Logins are no part of it. Each fleet is a fresh process in a fresh namespace, launches and
 removes 20 at a time, and has an account with a manager's rights on an API server of its own, whose audit log counts every request.
 The small fleet is measured before and after the large one, and its figures are the middle of both. Memory is what the process
 has for itself alone (private pages), before, with all of them running, and again after the cluster has told of two more
@@ -41,7 +41,7 @@ from spreadpilot_core.ibkr.model.gateways import DeliveryTarget, Gateway, Gatewa
 from spreadpilot_core.ibkr.model.records import ContainerId, Identities
 from spreadpilot_core.ibkr.tasks import Tasks
 from support.kubernetes_cluster import own_cluster
-from support.runtimes import committed, make_spec
+from support.runtimes import make_spec
 from support.simulated_nodes import simulated_nodes
 
 AT_ONCE = 20
@@ -85,29 +85,41 @@ class Fleet:
 
     runtime: KubernetesRuntime
     specs: Sequence[GatewaySpec]
-    gateways: list[Gateway] = field(default_factory=list)
+    gateways: dict[ContainerId, Gateway] = field(default_factory=dict)
     tasks: Tasks = field(default_factory=lambda: Tasks("fleet"))
-    looking: set[ContainerId] = field(default_factory=set)
+    doubt: asyncio.Event = field(default_factory=asyncio.Event)
+    known: set[ContainerId] = field(default_factory=set)
+    """What was about to start, as its launch has told."""
 
     async def watch(self) -> None:
-        """Look at each pod that changed, as its supervisor would."""
+        """A change of a gateway is looked at; one of what nobody knows has all listed, as often as that gets on."""
         async for changed in self.runtime.changes():
-            if changed is not None and changed not in self.looking:
-                self.looking.add(changed)
+            if changed in self.gateways:
                 self.tasks.begin("look", self._look(changed))
+            elif changed not in self.known:
+                self.doubt.set()
 
     async def _look(self, changed: ContainerId) -> None:
-        self.looking.discard(changed)
         await self.runtime.inspect(changed)
+
+    async def list(self) -> None:
+        """All, whenever something is in doubt."""
+        while True:
+            await self.doubt.wait()
+            self.doubt.clear()
+            await self.runtime.list()
 
     async def start(self) -> None:
         """All of them, some at a time."""
         await some_at_a_time(self._launch(number, spec) for number, spec in enumerate(self.specs))
 
     async def _launch(self, number: int, spec: GatewaySpec) -> None:
+        async def commit(container_id: ContainerId) -> None:
+            self.known.add(container_id)
+
         await self.runtime.prepare(spec)
-        gateway = await self.runtime.launch(spec, 1000 + number, secret=_secret, commit=committed)
-        self.gateways.append(gateway)
+        gateway = await self.runtime.launch(spec, 1000 + number, secret=_secret, commit=commit)
+        self.gateways[gateway.container_id] = gateway
         self.tasks.begin("log", self._follow(gateway))
 
     async def _follow(self, gateway: Gateway) -> None:
@@ -116,8 +128,11 @@ class Fleet:
 
     async def end(self) -> None:
         """The same."""
-        await some_at_a_time(self.runtime.remove(each.container_id, grace=GRACE) for each in self.gateways)
-        self.gateways.clear()
+        await some_at_a_time(map(self._remove, list(self.gateways)))
+
+    async def _remove(self, container_id: ContainerId) -> None:
+        await self.runtime.remove(container_id, grace=GRACE)
+        self.gateways.pop(container_id, None)
 
 
 async def _secret(target: DeliveryTarget) -> None:
@@ -176,6 +191,7 @@ async def fleet_at(place: Place, size: int) -> AsyncIterator[Fleet]:
     await runtime.open()
     fleet = Fleet(runtime, specs("warm", _WARM))
     fleet.tasks.begin("watch", fleet.watch())
+    fleet.tasks.begin("list", fleet.list())
     try:
         await fleet.start()
         await fleet.end()

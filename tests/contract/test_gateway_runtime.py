@@ -609,6 +609,21 @@ async def test_changes_tell_a_containers_life_after_the_first_none(place: Place,
     assert set(changes[1:]) == {gateway.container_id}
 
 
+async def test_changes_tell_nothing_of_a_launch_before_its_commit(place: Place, runtime: GatewayRuntime) -> None:
+    """Nobody knows the container yet, so each would have all of them listed: a fleet's start would cost the square of its size."""
+    before: list[ContainerId | None] = []
+    async with watching(runtime) as changes:
+
+        async def commit(container_id: ContainerId) -> None:
+            del container_id
+            await asyncio.sleep(1)  # for an engine to tell
+            before.extend(changes)
+
+        gateway = await place.launch(runtime, commit=commit)
+        await until(lambda: gateway.container_id in changes, lambda: changes)
+    assert before == [None]
+
+
 async def test_changes_are_for_the_owner_and_from_now_on(place: Place, runtime: GatewayRuntime) -> None:
     """Neither what happened before the subscription nor what happens to others' containers."""
     other = await place.runtime(f"{place.owner}-other")

@@ -386,7 +386,8 @@ class GatewayRuntime(Protocol):
         """The id of each container of ours that changed, from the first `anext` on; None: any may have changed, list again.
 
         Only a hint: what counts is what `inspect` or `list` says afterwards. The first is always None, yielded once the
-        subscription stands; it reconnects by itself, and says None then. Ends only when the runtime is closed.
+        subscription stands; it reconnects by itself, and says None then. Of a launch of this runtime's nothing is told before its
+        commit. Ends only when the runtime is closed.
         """
 
     def log(self, gateway: Gateway) -> AsyncIterator[str]:

@@ -130,6 +130,8 @@ class KubernetesRuntime:
         """What the API server calls each pod: it finds none by its id."""
         self._reset_hours: dict[FollowerId, str | None] = {}
         self._waits: dict[FollowerId, Waiting] = {}
+        self._launching: set[str] = set()
+        """Names of pods whose launch is not committed yet: it follows them itself, and nobody else knows them."""
 
     @classmethod
     def from_settings(cls, settings: Settings, *, manager_id: str) -> KubernetesRuntime:
@@ -192,6 +194,21 @@ class KubernetesRuntime:
 
     async def launch(self, spec: GatewaySpec, client_id: int, *, secret: DeliverSecret, commit: CommitLogin) -> Gateway:
         """Create it, wait until it runs and waits for its password, commit, have that delivered."""
+        name = self._naming.pod(spec.follower_id)
+
+        async def commit_it(container_id: ContainerId) -> None:
+            await commit(container_id)
+            self._launching.discard(name)
+
+        self._launching.add(name)
+        try:
+            return await self._launch(spec, client_id, secret=secret, commit=commit_it)
+        finally:
+            self._launching.discard(name)
+
+    async def _launch(
+        self, spec: GatewaySpec, client_id: int, *, secret: DeliverSecret, commit: CommitLogin
+    ) -> Gateway:
         with traced("runtime create"):
             pod = await self._create(spec, client_id)
         container_id = uid_of(pod)
@@ -319,7 +336,7 @@ class KubernetesRuntime:
 
     def changes(self) -> AsyncIterator[ContainerId | None]:
         """Which of our pods changed; None first, at every break and after it."""
-        return PodChanges(self._api, self._naming).follow()
+        return PodChanges(self._api, self._naming, self._launching).follow()
 
     def log(self, gateway: Gateway) -> AsyncIterator[str]:
         """What this pod has printed, from its start, then live."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,7 +21,7 @@ from spreadpilot_core.ibkr.kubernetes.api import Api, Query, RefusedError
 from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER
 from spreadpilot_core.ibkr.kubernetes.naming import SELECTOR, Naming
 from spreadpilot_core.ibkr.kubernetes.phases import Pod, container_state, is_deleted, is_final
-from spreadpilot_core.ibkr.kubernetes.pods import gateway_from, parse_time, uid_of
+from spreadpilot_core.ibkr.kubernetes.pods import gateway_from, name_of, parse_time, uid_of
 from spreadpilot_core.ibkr.model.gateways import Gateway
 from spreadpilot_core.ibkr.model.records import ContainerId
 from spreadpilot_core.ibkr.tasks import Backoff
@@ -45,11 +45,12 @@ class ForgottenError(Exception):
 
 
 class PodChanges:
-    """One subscription."""
+    """One subscription; pods whose names are in `untold` at the moment are left out."""
 
-    def __init__(self, api: Api, naming: Naming) -> None:
+    def __init__(self, api: Api, naming: Naming, untold: Collection[str] = ()) -> None:
         self._api = api
         self._naming = naming
+        self._untold = untold
         self._version = ""
         self._seen: dict[ContainerId, int] = {}
         """What was last told of each pod: most of what the API server says of one changes nothing for us."""
@@ -128,7 +129,7 @@ class PodChanges:
                 raise ForgottenError
             raise RuntimeUnavailableError(f"The Kubernetes API server ended its watch: {pod.get('message')}.")
         self._version = str(pod["metadata"]["resourceVersion"])
-        if kind == "BOOKMARK" or not self._naming.owns(pod):
+        if kind == "BOOKMARK" or not self._naming.owns(pod) or name_of(pod) in self._untold:
             return None
         uid = uid_of(pod)
         if kind == "DELETED":
