@@ -11,7 +11,8 @@ images.py        what an image says of itself, by a probe
 access_rules.py     who reaches gateways and who may end them
 access_keeping.py   has that be there before a gateway is
 policy_trial.py     whether anything enforces network policies: two pods try it
-streams.py       changes, and logs
+watching.py      what the API server tells of all things of a kind
+streams.py       changes of our pods, and their logs
 forwarding.py    ways to gateways from outside of the cluster
 executing.py     commands inside of a pod
 refusals.py      what a cluster that refuses something means by it

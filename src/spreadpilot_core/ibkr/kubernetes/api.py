@@ -34,6 +34,8 @@ _ANSWER_SECONDS: Final = 60.0
 """A cluster that starts many pods at once may take a while; one that takes this long hangs."""
 _CONNECT_SECONDS: Final = 10.0
 _LONGEST_SAYING: Final = 1000
+_LONGEST_LINE: Final = 128 * 1024
+"""Bytes of one line of an endless answer."""
 _LONGEST_PAUSE: Final = 5.0
 _MERGE: Final = "application/merge-patch+json"
 _TOO_BUSY: Final = 429
@@ -208,11 +210,13 @@ class Api:
                 raise
 
     @asynccontextmanager
-    async def stream(self, doing: str, path: str, query: Query) -> AsyncIterator[aiohttp.StreamReader]:
+    async def stream(
+        self, doing: str, path: str, query: Query, *, longest_line: int = _LONGEST_LINE
+    ) -> AsyncIterator[aiohttp.StreamReader]:
         """An endless answer. It ends by itself, or with `RuntimeUnavailableError` when the API server goes."""
         with self._translated(doing, seconds=_CONNECT_SECONDS):
             async with asyncio.timeout(_ANSWER_SECONDS):
-                response = await self._send(_READS, path, query, None)
+                response = await self._send(_READS, path, query, None, longest_line=longest_line)
             async with response:
                 if response.status >= 400:  # noqa: PLR2004  # HTTP
                     _answer(doing, response.status, await response.read())
@@ -250,7 +254,13 @@ class Api:
         return headers
 
     async def _send(
-        self, method: str, path: str, query: Query | None, body: Mapping[str, Any] | None
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        body: Mapping[str, Any] | None,
+        *,
+        longest_line: int = _LONGEST_LINE,
     ) -> aiohttp.ClientResponse:
         client = self._reached
         headers = await self._headers()
@@ -267,6 +277,7 @@ class Api:
             headers=headers,
             data=None if body is None else json.dumps(body),
             timeout=timeout,
+            read_bufsize=longest_line // 2,  # a line may be twice as long
         )
 
     def _too_busy(self, doing: str, said: str) -> RuntimeUnavailableError:
