@@ -69,10 +69,13 @@ def _read(settings: tuple[tuple[str, Any], ...]) -> tuple[Settings, Limits]:
 class World:
     """What outlives a manager: engine, stores, secrets."""
 
-    def __init__(self, directory: Path, *, pods: bool = False, engine: InMemoryEngine | None = None) -> None:
-        """`engine` may be shared with another world."""
+    def __init__(
+        self, directory: Path, *, pods: bool = False, shows: bool = False, engine: InMemoryEngine | None = None
+    ) -> None:
+        """`engine` may be shared with another world; `shows`: the followers' records show how their gateways stand."""
         self.directory = directory
         self.pods = pods
+        self.shows = shows
         self.engine = engine or InMemoryEngine()
         self.content = MemoryContent()
         self.broker = InMemoryBroker(self.engine.deliver)
@@ -147,7 +150,9 @@ class MadeUpManager:
         self.runtime = self._runtime()
         notices = Notices(self.bus, utc_now)
         self.ledger = Ledger(InMemoryRecords(world.content), clock=utc_now, tell=notices.tell)
+        followers = InMemoryFollowers(world.content)
         self.services = Services(
+            statuses=followers if world.shows else None,
             runtime=self.runtime,
             broker=world.broker,
             ledger=self.ledger,
@@ -165,7 +170,7 @@ class MadeUpManager:
             options=self.settings.gateway_options.model_copy(update={"auto_restart_time": None}),
             clock=utc_now,
         )
-        self.fleet = Fleet(self.services, InMemoryFollowers(world.content), self.settings)
+        self.fleet = Fleet(self.services, followers, self.settings)
 
     def _runtime(self) -> InMemoryRuntime | InMemoryPods:
         engine, owner = self.world.engine, self.settings.container_prefix
@@ -237,10 +242,10 @@ class MadeUpManager:
 
 @contextlib.asynccontextmanager
 async def world_in(
-    directory: Path, *, pods: bool = False, engine: InMemoryEngine | None = None
+    directory: Path, *, pods: bool = False, shows: bool = False, engine: InMemoryEngine | None = None
 ) -> AsyncIterator[World]:
     """A world, and its end."""
     directory.mkdir(exist_ok=True)
-    world = World(directory, pods=pods, engine=engine)
+    world = World(directory, pods=pods, shows=shows, engine=engine)
     yield world
     await world.close()

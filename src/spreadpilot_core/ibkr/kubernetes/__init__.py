@@ -1,4 +1,4 @@
-"""Everything that knows Kubernetes: gateways as pods of one namespace.
+"""Everything that knows Kubernetes: gateways as pods of one namespace, followers as objects of one.
 
 api.py           the API server: the one module that knows the SDK
 connecting.py    which cluster, by whose credentials
@@ -21,6 +21,8 @@ settings.py      what the settings say of pods
 runtime.py       `KubernetesRuntime`
 lease_object.py  a leader lease as a Lease of the cluster
 leader_label.py  the label on the pod of the manager that acts
+follower_objects.py  followers as objects of the cluster, and their status
+followers.py     who should have a gateway, by these
 leader_lease.py  which of several managers acts
 reader.py        a look from beside a running manager
 """

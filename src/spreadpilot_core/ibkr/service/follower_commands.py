@@ -14,7 +14,7 @@ from spreadpilot_core.ibkr.service.asking import confirm, confirm_live
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.settings_sources import HIDDEN
 from spreadpilot_core.ibkr.store.local import followers_file
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster
 from spreadpilot_core.ibkr.system.printable import one_line
 from spreadpilot_core.ibkr.system.wording import counted
 
@@ -115,7 +115,7 @@ def check(file: Path | None) -> int:
     """Print what is wrong with each record of `file`, or of those that the manager reads; returns how many can't be used."""
     settings = Settings.read()
     roster = (
-        asyncio.run(store(settings).read_roster(settings))
+        asyncio.run(read_roster(settings))
         if file is None
         else followers_file.check_file(file, ports=settings.host_ports)
     )

@@ -23,6 +23,7 @@ from spreadpilot_core.ibkr.seams import (
     UNMEASURED,
     AvailabilityStore,
     CredentialBroker,
+    FollowerStatuses,
     GatewayRuntime,
     Instrumentation,
 )
@@ -51,6 +52,8 @@ class Services:
     """Of other programs."""
     bus: EventBus
     availability: AvailabilityStore
+    statuses: FollowerStatuses | None = None
+    """Where the followers' records show how their gateways stand; None: nowhere."""
     notices: Notices
     """What concerns the whole manager, and is shown by `status`."""
     limits: Limits
