@@ -25,11 +25,11 @@ _BELOW = {"FAULT": "", "VAULT_SECRET_REF": "secret", "STATE": "state", "ENABLED"
 class ForeignStoreError(GatewayManagerError):
     """The followers are not in the local store."""
 
-    def __init__(self, store: str) -> None:
-        super().__init__(
-            f"The followers are in {store}, which is not edited from here.",
-            hint="Change the records there, or set GATEWAY_MANAGER_STORE_URL to local:.",
-        )
+    def __init__(self, settings: Settings) -> None:
+        cure = "Change the records there, or set GATEWAY_MANAGER_STORE_URL to local:."
+        if settings.followers_url is not None:
+            cure = "Change the objects there (`kubectl edit ibg`), or leave GATEWAY_MANAGER_FOLLOWERS_URL away."
+        super().__init__(f"The followers are in {settings.followers}, which is not edited from here.", hint=cure)
 
 
 def show(*, as_json: bool) -> None:
@@ -151,8 +151,8 @@ def confirm_removals(*, yes: bool) -> None:
 def followers_file_of(settings: Settings | None = None) -> Path:
     """The file that the settings name. Raises `ForeignStoreError` where the followers are in another store."""
     settings = settings or Settings.read()
-    if not settings.store_is_local:
-        raise ForeignStoreError(settings.store)
+    if settings.followers_url is not None or not settings.store_is_local:
+        raise ForeignStoreError(settings)
     return settings.local_store_dir / followers_file.FILE_NAME
 
 
