@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,32 @@ from spreadpilot_core.ibkr.errors import StoreUnavailableError
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 from spreadpilot_core.ibkr.kubernetes.api import Api
 from spreadpilot_core.ibkr.kubernetes.connecting import Access
-from spreadpilot_core.ibkr.kubernetes.followers import KubernetesFollowers
+from spreadpilot_core.ibkr.kubernetes.followers import KubernetesFollowers, make
 from spreadpilot_core.ibkr.kubernetes.rights import FOLLOWERS
 from spreadpilot_core.ibkr.model.states import State
 from spreadpilot_core.ibkr.service.doctor.command import checks_for
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.tasks import untold
+from support.cluster_place import DEADLINE, ClusterHome, ClusterPlace, cluster_place_fixture  # noqa: F401  # a fixture
 from support.command import Command
 from support.documents import ROOT, fits
 from support.fake_manager import a_snapshot
 from support.follower_objects import ClusterFollowersUnderTest, Definition
 from support.home import Home, eventually, seen
 from support.kubernetes_cluster import Cluster, may_build, own_cluster_fixture  # noqa: F401  # a fixture
+from support.kubernetes_images import simulator_image
 from support.tcp_proxy import TcpProxy
 
 pytestmark = [pytest.mark.real_part("kubernetes"), may_build]
 
 WITHIN = 60.0
 PAGE = ROOT / "docs/kubernetes-in-cluster.md"
+
+
+def an_object(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """As its owner has it in Git."""
+    made = {"apiVersion": "spreadpilot.gateway-manager/v1", "kind": "IBGateway", "metadata": {"name": name}}
+    return made | {"spec": spec}
 
 
 class ObjectsHome(Home):
@@ -58,13 +67,12 @@ class ObjectsHome(Home):
         return await asyncio.to_thread(self.parts.kubectl, "--namespace", self.namespace, *arguments, stdin=stdin)
 
     async def apply(self, name: str, **spec: Any) -> None:
-        """An enabled follower with a login, as its owner has it in Git."""
+        """An enabled follower with a login."""
         if name not in self._with_login:
             await self.set_password(name)
             self._with_login.add(name)
         spec = {"vault_secret_ref": f"ibkr/{name}", "enabled": True} | spec
-        made = {"apiVersion": "spreadpilot.gateway-manager/v1", "kind": "IBGateway", "metadata": {"name": name}}
-        await self.kubectl("apply", "-f", "-", stdin=json.dumps(made | {"spec": spec}))
+        await self.kubectl("apply", "-f", "-", stdin=json.dumps(an_object(name, spec)))
 
     async def status(self, name: str, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """What stands below the object's `status`, once it is so."""
@@ -142,6 +150,38 @@ async def test_an_object_that_changes_is_followed_and_its_status_with_it(home: O
         await home.kubectl("patch", "ibg", "anna", "--type=merge", "-p", '{"spec": {"enabled": true}}')
         await home.status("anna", lambda said: said.get("state") == "ready")
         assert "anna   ready" in await home.kubectl("get", "ibg")
+
+
+async def test_the_status_tells_of_the_end_too(home: ObjectsHome) -> None:
+    """A manager that stops its gateways leaves none that is said to be ready, and the next one goes on from there."""
+    await home.apply("anna")
+    for _ in range(2):
+        async with running(home, "anna"):
+            await home.status("anna", lambda said: said.get("state") == "ready")
+        said = await home.status("anna", bool)
+        assert (said["state"], said["conditions"][0]["status"]) != ("ready", "True")
+        assert "endpoint" not in said
+
+
+async def test_gateways_as_pods_in_the_same_namespace(cluster_place: ClusterPlace) -> None:
+    """Followers without a namespace of their own are where the gateways are; the endpoint is where bots connect."""
+    place, home = cluster_place, ClusterHome(cluster_place, followers_url="kubernetes:")
+    await asyncio.to_thread(Definition(place.parts).make)
+    await home.set_password("anna")
+    image = await asyncio.to_thread(simulator_image, place.parts, "ibcontroller")
+    spec = {"vault_secret_ref": "ibkr/anna", "enabled": True, "gateway": {"image": image}}
+    await place.kubectl("-n", place.namespace, "apply", "-f", "-", stdin=json.dumps(an_object("anna", spec)))
+    manager = home.manager()
+    await manager.start()
+    try:
+        ready = ("wait", "--for=condition=Ready", "ibg/anna", f"--timeout={DEADLINE:g}s")
+        await place.kubectl("-n", place.namespace, *ready)
+        shown = await place.kubectl("-n", place.namespace, "get", "ibg", "--no-headers")
+        assert shown.split()[:4] == ["anna", "ready", "paper", seen(manager, "anna").endpoint]
+    finally:
+        await manager.stop()
+        await home.end()
+    assert await home.pods() == []
 
 
 async def test_a_slip_fails_its_own_follower_and_is_named(home: ObjectsHome) -> None:
@@ -304,6 +344,38 @@ async def grant(home: ObjectsHome, *rights: Any) -> None:
     account = f"--serviceaccount={home.namespace}:manager"
     with contextlib.suppress(PartError):  # it is there
         await home.kubectl("create", "rolebinding", "m", "--role=m", account)
+
+
+async def test_a_status_is_written_once_by_who_acts(home: ObjectsHome) -> None:
+    """Not by a manager that stands by; an object that is gone is no error, and one that bears its name anew is told all."""
+    acts = False
+    await home.apply("anna")
+    store = make(Settings.read(**home.settings), tell=untold, may_act=lambda: acts)
+    await store.open()
+    try:
+        await store.load()
+        await store.write_status(a_snapshot("anna"))
+        assert await version(home) == (None, first := (await version(home))[1])
+        acts = True
+        await store.write_status(a_snapshot("anna"))
+        state, second = await version(home)
+        assert (state, second != first) == ("ready", True)
+        await store.write_status(a_snapshot("anna"))
+        assert await version(home) == ("ready", second)
+        await home.kubectl("delete", "ibg", "anna")
+        await store.write_status(a_snapshot("anna", State.QUEUED))
+        await home.apply("anna")
+        await store.load()
+        await store.write_status(a_snapshot("anna", State.QUEUED))
+        assert (await version(home))[0] == "queued"
+    finally:
+        await store.close()
+
+
+async def version(home: ObjectsHome) -> tuple[str | None, str]:
+    """What the object's status says, and which version of the object that is."""
+    found = json.loads(await home.kubectl("get", "ibg", "anna", "-o", "json"))
+    return found.get("status", {}).get("state"), found["metadata"]["resourceVersion"]
 
 
 async def test_what_changes_followers_files_says_where_they_are(home: ObjectsHome) -> None:

@@ -87,6 +87,16 @@ def test_what_is_there_is_not_written_again() -> None:
     assert not is_written(status_of(snapshot, Mark("uid", 4, there)), Mark("uid", 4, there))
 
 
+def test_a_status_alone_asks_for_nothing_new() -> None:
+    """Else each one written would have everything read again; another spec does, and another object of the same name."""
+    first = Mark.of(an_object())
+    assert first.is_same_spec(Mark.of(an_object() | {"status": {"state": "ready"}}))
+    for changed in ({"generation": 4}, {"uid": "another"}):
+        other = an_object()
+        other["metadata"] |= changed
+        assert not first.is_same_spec(Mark.of(other))
+
+
 def test_the_definition_knows_the_fields_of_a_record() -> None:
     """All of them, with the choices that the manager has, and the name under which the manager asks."""
     made = definition()

@@ -107,14 +107,13 @@ class KubernetesFollowers:
         status = status_of(snapshot, mark)
         if is_written(status, mark):
             return
-        changes = {"metadata": {"uid": mark.uid}, "status": status}
         place = f"{self._api.place(PLURAL, name, group=self._group)}/status"
         try:
-            written = await self._api.ask(f"write the status of {name}", place, method="PATCH", body=changes)
+            written = await self._api.ask(f"write the status of {name}", place, method="PATCH", body={"status": status})
         except LeadershipLostError:
             return
         except RefusedError as refused:
-            if not (refused.is_gone or refused.is_conflict):
+            if not refused.is_gone:
                 raise _not_written(refused) from refused
         except RuntimeUnavailableError as away:
             raise StoreUnavailableError(away.what, hint=away.hint) from away
