@@ -10,20 +10,37 @@ from typing import Any
 
 import pytest
 
+from spreadpilot_core.ibkr.kubernetes.followers import KubernetesFollowers
 from spreadpilot_core.ibkr.model.followers import TradingMode
 from spreadpilot_core.ibkr.seams import FollowerStore
 from spreadpilot_core.ibkr.store.local.followers import LocalFollowers
+from support.follower_objects import ClusterFollowersUnderTest, group_of_objects_fixture  # noqa: F401  # a fixture
+from support.kubernetes_cluster import may_build, own_cluster_fixture  # noqa: F401  # a fixture
 from support.mongo import mongo_database, mongo_server  # noqa: F401  # fixtures
 from support.stores import ADAPTERS, FollowersUnderTest, followers_under_test
 
 WITHIN = 30.0
 
-pytestmark = pytest.mark.parametrize("store_adapter", ADAPTERS)
+pytestmark = pytest.mark.parametrize(
+    "store_adapter",
+    [*ADAPTERS, pytest.param("kubernetes", marks=[pytest.mark.real_part("kubernetes"), may_build])],
+)
+LONGEST_IN_OBJECTS = 400_000
+"""Characters of a text in an object of a cluster, which notes down its fields' names beside it, and takes 1.5 MiB at most."""
 
 
 @pytest.fixture
-async def under_test(store_adapter: str, tmp_path: Path, request: pytest.FixtureRequest) -> FollowersUnderTest:
-    return followers_under_test(store_adapter, tmp_path, request)
+async def under_test(
+    store_adapter: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[FollowersUnderTest]:
+    if store_adapter != "kubernetes":
+        yield followers_under_test(store_adapter, tmp_path, request)
+        return
+    cluster, group = request.getfixturevalue("own_cluster"), request.getfixturevalue("group_of_objects")
+    with cluster.inside():
+        objects = ClusterFollowersUnderTest(cluster, group)
+        yield objects
+        objects.close()
 
 
 @pytest.fixture
@@ -82,14 +99,15 @@ async def test_text_without_end_fails_its_own_record(
     under_test: FollowersUnderTest, store: FollowerStore, length: int
 ) -> None:
     """In whatever field, it is a fault of that record in one short sentence, and the others are read."""
-    long = "x" * length
+    is_object = isinstance(store, KubernetesFollowers)
+    long = "x" * (min(length, LONGEST_IN_OBJECTS) if is_object else length)
     await under_test.put(
         [
             a_document(),
             a_document("ref", vault_secret_ref=long),
-            a_document("old_ref", ibkr_secret_ref=long, vault_secret_ref=None)
+            a_document("old-ref", ibkr_secret_ref=long, vault_secret_ref=None)
             if not isinstance(store, LocalFollowers)
-            else a_document("old_ref", vault_secret_ref=long),
+            else a_document("old-ref", vault_secret_ref=long),
             a_document("state", state=long),
             a_document("account", account=long),
             a_document("phone", phone_owner=long),
@@ -98,12 +116,12 @@ async def test_text_without_end_fails_its_own_record(
             a_document("image", gateway={"image": long}),
             a_document("zone", gateway={"time_zone": long}),
             a_document("option", gateway={long: True}),
-            a_document(long),
+            *([] if is_object else [a_document(long)]),  # no name of an object is so long
         ]
     )
     roster = await store.load()
     assert list(roster.usable) == ["anna"]
-    assert len(roster.faulty) == 11
+    assert len(roster.faulty) == (10 if is_object else 11)
     assert all(len(each.fault) < 500 for each in roster.faulty.values())
     assert all(len(name) <= 200 for name in roster.faulty)
 

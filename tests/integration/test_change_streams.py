@@ -12,6 +12,7 @@ import pytest
 from bson import ObjectId
 from pydantic import SecretStr
 
+from spreadpilot_core.ibkr.store.hints import QUIET
 from spreadpilot_core.ibkr.store.mongodb import followers
 from spreadpilot_core.ibkr.store.mongodb.database import MongoDatabase
 from spreadpilot_core.ibkr.store.mongodb.followers import MongoFollowers
@@ -72,7 +73,7 @@ async def listener(peer: MongoPeer, store: MongoFollowers) -> AsyncIterator[List
     listener = Listener(store)
     task = asyncio.create_task(listener.listen())
     await until(lambda: peer.streams == 1 and peer.asked("getMore") and listener.hints, within=WITHIN)
-    await asyncio.sleep(2 * followers.QUIET)
+    await asyncio.sleep(2 * QUIET)
     yield listener
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -105,7 +106,7 @@ async def test_burst_of_changes_is_one_hint(peer: MongoPeer, listener: Listener)
     for number in range(10):
         peer.change([a_document(f"follower-{number}")])
     await until(lambda: listener.names == ["follower-9"], within=WITHIN)
-    await asyncio.sleep(2 * followers.QUIET)
+    await asyncio.sleep(2 * QUIET)
     assert listener.hints == before + 1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from spreadpilot_core.ibkr.kubernetes.rights import needed
+from spreadpilot_core.ibkr.kubernetes.rights import FOLLOWERS, needed
 from spreadpilot_core.ibkr.settings import Settings
 from support.helm import CHART, GOLDEN, HelmError, helm, may_build_helm, rendered, values_file
 
@@ -42,6 +42,7 @@ def test_helm_has_nothing_against_it(case: str, tmp_path: Path) -> None:
         ({"store": {"kind": "redis"}}, "kind"),
         ({"settings": {"runtime_url": "docker:"}}, "runtime_url"),
         ({"settings": {"Login-Budget": 3}}, "Login-Budget"),
+        ({"settings": {"followers_url": "kubernetes:"}}, "followers_url"),
         ({"replica": 2}, "replica"),
         ({"replicas": "two"}, "replicas"),
     ],
@@ -81,10 +82,10 @@ def test_the_alert_rules_are_those_of_the_documentation(tmp_path: Path) -> None:
     assert 'job="gateway-manager"' in rules
 
 
-def test_the_managers_role_is_what_it_needs_and_nothing_more(tmp_path: Path) -> None:
-    """Verb by verb what the doctor asks for, but for what only a manager outside of the cluster does, and the lease beside it."""
-    made = [each for each in yaml.safe_load_all(rendered("mongodb", tmp_path)) if each]
-    given = {
+def rights_in(case: str, home: Path) -> set[str]:
+    """Verb by verb what the chart's roles give."""
+    made = [each for each in yaml.safe_load_all(rendered(case, home)) if each]
+    return {
         f"{verb} {resource}"
         for each in made
         if each["kind"] in ("Role", "ClusterRole")
@@ -92,7 +93,28 @@ def test_the_managers_role_is_what_it_needs_and_nothing_more(tmp_path: Path) -> 
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    assert given == {str(right) for right in needed(is_inside=True, lease="fleet-manager")}
+
+
+def test_the_managers_role_is_what_it_needs_and_nothing_more(tmp_path: Path) -> None:
+    """Verb by verb what the doctor asks for, but for what only a manager outside of the cluster does, and the lease beside it."""
+    wanted = {str(right) for right in needed(is_inside=True, lease="fleet-manager")}
+    assert rights_in("mongodb", tmp_path) == wanted
+    assert rights_in("everything", tmp_path) == wanted | {str(right) for right in FOLLOWERS}
+
+
+def test_followers_as_objects_are_read_in_the_namespace_that_the_role_is_in(tmp_path: Path) -> None:
+    """Where the value is set, and not else; their definition is helm's, which removes none of them with a release."""
+    made = [each for each in yaml.safe_load_all(rendered("everything", tmp_path)) if each]
+    (manager,) = (each for each in made if each["kind"] == "Deployment")
+    (container,) = manager["spec"]["template"]["spec"]["containers"]
+    said = {each["name"]: each.get("value") for each in container["env"]}
+    assert said["GATEWAY_MANAGER_FOLLOWERS_URL"] == "kubernetes:gateways"
+    (role,) = (each for each in made if each["kind"] == "Role" and each["metadata"]["name"] == "traders")
+    assert role["metadata"]["namespace"] == "gateways"
+    assert "FOLLOWERS_URL" not in rendered("mongodb", tmp_path)
+    assert "CustomResourceDefinition" not in rendered("everything", tmp_path)
+    shown = helm("show", "crds", str(CHART), home=tmp_path)
+    assert yaml.safe_load(shown)["metadata"]["name"] == "ibgateways.spreadpilot.gateway-manager"
 
 
 def test_the_manager_is_locked_down_and_its_role_names_no_secret(tmp_path: Path) -> None:

@@ -72,10 +72,13 @@ def _read(settings: tuple[tuple[str, Any], ...]) -> tuple[Settings, Limits]:
 class World:
     """What outlives a manager: engine, stores, secrets."""
 
-    def __init__(self, directory: Path, *, pods: bool = False, engine: InMemoryEngine | None = None) -> None:
-        """`engine` may be shared with another world."""
+    def __init__(
+        self, directory: Path, *, pods: bool = False, shows: bool = False, engine: InMemoryEngine | None = None
+    ) -> None:
+        """`engine` may be shared with another world; `shows`: the followers' records show how their gateways stand."""
         self.directory = directory
         self.pods = pods
+        self.shows = shows
         self.engine = engine or InMemoryEngine()
         self.content = MemoryContent()
         self.broker = InMemoryBroker(self.engine.deliver)
@@ -160,7 +163,9 @@ class MadeUpManager:
         self.runtime = self._runtime()
         notices = Notices(self.bus, utc_now)
         self.ledger = Ledger(InMemoryRecords(world.content), clock=utc_now, tell=notices.tell)
+        followers = InMemoryFollowers(world.content)
         self.services = Services(
+            statuses=followers if world.shows else None,
             runtime=self.runtime,
             broker=world.broker,
             ledger=self.ledger,
@@ -180,7 +185,7 @@ class MadeUpManager:
             clock=utc_now,
         )
         make_lease = None if lease is None else lambda _engine_id: lease
-        self.fleet = Fleet(self.services, InMemoryFollowers(world.content), self.settings, make_lease)
+        self.fleet = Fleet(self.services, followers, self.settings, make_lease)
 
     def _runtime(self) -> InMemoryRuntime | InMemoryPods:
         engine, owner = self.world.engine, self.settings.container_prefix
@@ -253,10 +258,10 @@ class MadeUpManager:
 
 @contextlib.asynccontextmanager
 async def world_in(
-    directory: Path, *, pods: bool = False, engine: InMemoryEngine | None = None
+    directory: Path, *, pods: bool = False, shows: bool = False, engine: InMemoryEngine | None = None
 ) -> AsyncIterator[World]:
     """A world, and its end."""
     directory.mkdir(exist_ok=True)
-    world = World(directory, pods=pods, engine=engine)
+    world = World(directory, pods=pods, shows=shows, engine=engine)
     yield world
     await world.close()

@@ -13,10 +13,14 @@ Mode = Literal["pass", "half_open", "reset", "dribble", "late"]
 
 
 class TcpProxy:
-    """Listens on a port (of loopback, unless `host` is another address) and carries each connection to `port`, in whatever mode holds when data comes."""
+    """Listens on a port (of loopback, unless `host` is another address) and carries each connection to `port`, in whatever mode holds when data comes.
 
-    def __init__(self, port: int, *, host: str = "127.0.0.1") -> None:
+    `to`: whose port it is.
+    """
+
+    def __init__(self, port: int, *, host: str = "127.0.0.1", to: str = "127.0.0.1") -> None:
         self.host = host
+        self._to = to
         self.mode: Mode = "pass"
         self.delay = 0.0
         """Seconds that each answer is held back in mode "late"."""
@@ -59,7 +63,7 @@ class TcpProxy:
 
     def _carry(self, client: socket.socket) -> None:
         self._open.add(client)
-        with suppress(OSError), client, socket.create_connection(("127.0.0.1", self._upstream)) as server:
+        with suppress(OSError), client, socket.create_connection((self._to, self._upstream)) as server:
             self._open.add(server)
             threading.Thread(target=self._back, args=(server, client), daemon=True).start()
             while data := client.recv(65536):

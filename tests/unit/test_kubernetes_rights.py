@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from spreadpilot_core.ibkr.kubernetes.followers import api_of_followers
 from spreadpilot_core.ibkr.kubernetes.leader_lease import lease_in_use
-from spreadpilot_core.ibkr.kubernetes.rights import needed
+from spreadpilot_core.ibkr.kubernetes.rights import FOLLOWERS, needed
+from spreadpilot_core.ibkr.service.doctor.command import checks_for
 from spreadpilot_core.ibkr.settings import Settings
 
 
@@ -41,3 +43,27 @@ def test_who_makes_its_policy_and_budget_itself_needs_more() -> None:
         *(f"{verb} networkpolicies" for verb in ("get", "update")),
         *(f"{verb} poddisruptionbudgets" for verb in ("get", "create", "update")),
     }
+
+
+def test_rights_on_followers_are_asked_for_where_they_are_objects_alone() -> None:
+    """By a line of the doctor's own, whatever gateways run on; each is asked about with its group."""
+    stored, objects = (Settings.read(runtime_url="docker:", followers_url=url) for url in (None, "kubernetes:trading"))
+    assert "ibgateways" not in [check.name for check in checks_for(stored)]
+    assert "ibgateways" in [check.name for check in checks_for(objects)]
+    group = {"group": "spreadpilot.gateway-manager", "resource": "ibgateways", "namespace": "trading"}
+    assert [right.attributes("trading") for right in FOLLOWERS] == [
+        {"verb": "list", **group},
+        {"verb": "watch", **group},
+        {"verb": "patch", **group, "subresource": "status"},
+    ]
+
+
+def test_followers_without_a_namespace_are_where_the_gateways_are() -> None:
+    """In the same cluster; gateways elsewhere have no namespace to share."""
+    for runtime, followers, namespace in (
+        ("kubernetes:gateways", "kubernetes:", "gateways"),
+        ("kubernetes:gateways", "kubernetes:followers", "followers"),
+        ("simulated:/somewhere", "kubernetes:", ""),
+    ):
+        settings = Settings.read(runtime_url=runtime, followers_url=followers)
+        assert api_of_followers(settings).namespace == namespace

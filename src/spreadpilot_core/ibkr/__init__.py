@@ -19,7 +19,7 @@ A reconcile loop for each follower: desired state and observed state -> decision
     supervision/        fleet, supervisor and their facts; actions/ what a supervisor can begin, one file each
     notifications/      messages to people, on the channels that they chose
     reporting/          what the outside is told: events, log lines, mappings, history, notices
-    kubernetes/         gateways as pods of a cluster
+    kubernetes/         gateways as pods of a cluster, followers as objects
     deciding/           pure: observation -> decision, one policy file per trouble
     api_client/         from an endpoint to a live client, and whether it still lives
     credentials/        the broker; courier/ the process that alone holds a password; sources/ where secrets come from

@@ -4,6 +4,7 @@
 Every protocol has one suite in `tests/contract` that each of its adapters passes.
 
     FollowerStore     who should have a gateway
+    FollowerStatuses  how each one's gateway stands, shown beside its record
     Records           what a manager knows of each follower
     LoginLedger       every login of every IBKR user
     History           what happened, appended and read
@@ -58,6 +59,7 @@ from spreadpilot_core.ibkr.model.records import (
     LoginRefusal,
     Record,
 )
+from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
 from spreadpilot_core.ibkr.model.states import State
 
 
@@ -75,6 +77,13 @@ class FollowerStore(Protocol):
 
     def hints(self) -> AsyncIterator[None]:
         """Yield whenever the records may have changed ("load again"). Survives outages; ends only when closed."""
+
+
+class FollowerStatuses(Protocol):
+    """How each follower's gateway stands, shown beside its record by a store that can."""
+
+    async def write_status(self, snapshot: GatewaySnapshot) -> None:
+        """Show it, unless there is no such record, or this manager does not act. Raises `StoreUnavailableError`."""
 
 
 class History(Protocol):

@@ -108,6 +108,10 @@ class Settings(BaseSettings):
 
     store_url: str | None = Field(default=None, validate_default=True)
     """`mongodb:` or `local:[DIRECTORY]`; None means `mongodb:` when `mongo_uri` is set, else `local:`."""
+    followers_url: str | None = None
+    """Where the followers are, if not in the store: `kubernetes:[NAMESPACE]` are `IBGateway` objects of that namespace (by itself the
+    gateways' own, else the context's).
+    """
     runtime_url: str = "docker:"
     """`docker:`, `kubernetes:[NAMESPACE]` (by itself the context's, or the manager's own) or `simulated:[DIRECTORY]`."""
     state_dir: Path = Field(default_factory=lambda: user_state_path("gateway-manager"))
@@ -290,6 +294,11 @@ class Settings(BaseSettings):
     def _known_store(cls, value: str | None) -> str | None:
         return value if value is None else _known(value, STORE_URLS)
 
+    @field_validator("followers_url")
+    @classmethod
+    def _known_followers(cls, value: str | None) -> str | None:
+        return value if value is None else _known(value, FOLLOWERS_URLS)
+
     @model_validator(mode="after")
     def _ordered_ranges(self) -> Self:
         for first, last in (
@@ -381,6 +390,11 @@ class Settings(BaseSettings):
         return _has_directory(self.store)
 
     @property
+    def followers(self) -> str:
+        """The URL of what the followers are in: the store's, unless another one is named."""
+        return self.followers_url or self.store
+
+    @property
     def runtime_scheme(self) -> str:
         """Which runtime it is (see `runtimes.registry`)."""
         return self.runtime_url.partition(":")[0]
@@ -423,6 +437,7 @@ class Settings(BaseSettings):
 
 RUNTIME_URLS = ("docker:", "kubernetes:[NAMESPACE]", "simulated:[DIRECTORY]")
 STORE_URLS = ("mongodb:", "local:[DIRECTORY]")
+FOLLOWERS_URLS = ("kubernetes:[NAMESPACE]",)
 """The forms that there are; what each scheme stands for, the registries say."""
 
 

@@ -43,7 +43,7 @@ from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.state_dir import own
 from spreadpilot_core.ibkr.store.outbox import Outbox
 from spreadpilot_core.ibkr.store.outboxed_records import OutboxedRecords
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import store, stores
 from spreadpilot_core.ibkr.supervision.admission import Admission
 from spreadpilot_core.ibkr.supervision.client_leases import ClientLeases
 from spreadpilot_core.ibkr.supervision.leases import ClientIdLeases
@@ -140,19 +140,19 @@ def open_services(settings: Settings, ib_factory: Callable[[], Any] | None, bus:
     with ExitStack() as owning:
         owning.enter_context(own(settings.state_dir, serves=settings.control_socket))
         bindings, notices = LateBindings(), Notices(bus, clock)
-        stores = store(settings).make(settings, clock=clock, tell=notices.tell, may_act=bindings.may_act)
+        made = stores(settings, clock=clock, tell=notices.tell, may_act=bindings.may_act)
         auditor = Auditor(AuditTrail(settings.state_dir), who=actor("manager"), tell=notices.tell)
         measured = _measuring(settings, owning)
         timed = partial(timed_calls, instrumentation=measured.instrumentation)
-        shared = timed(stores.shared, "store")
-        records = OutboxedRecords(timed(stores.records, "store"), Outbox.of(settings), tell=notices.tell)
+        shared = timed(made.shared, "store")
         services = Services(
             runtime=timed(runtime(settings, manager_id=f"{socket.gethostname()}:{os.getpid()}"), "runtime"),
             broker=timed(_broker(settings, measured.instrumentation), "credentials"),
-            ledger=_ledger(records, settings, auditor, tell=notices.tell, clock=clock),
+            ledger=_ledger(timed(made.records, "store"), settings, auditor, tell=notices.tell, clock=clock),
             auditor=auditor,
-            availability=stores.availability,
+            availability=made.availability,
             pictures=LastPicturesOnDisk(settings.state_dir, partial(screen_address, settings), clock),
+            statuses=None if made.statuses is None else timed(made.statuses, "followers"),
             instrumentation=measured.instrumentation,
             connector=Connector(ib_factory=ib_factory or default_ib_factory(), clock=clock),
             admission=Admission(parallel_starts=settings.parallel_starts),
@@ -168,8 +168,8 @@ def open_services(settings: Settings, ib_factory: Callable[[], Any] | None, bus:
         services.runtime.guard = bindings.must_act
         return Wired(
             services=services,
-            followers=timed(stores.followers, "followers"),
-            make_lease=bindings.acting_by(managers_lease(settings, stores.make_lease)),
+            followers=timed(made.followers, "followers"),
+            make_lease=bindings.acting_by(managers_lease(settings, made.make_lease)),
             shared=shared,
             notifier=notifier(settings, bus=bus, notices=notices, shared=shared, may_act=bindings.may_act, clock=clock),
             bindings=bindings,
@@ -180,7 +180,8 @@ def open_services(settings: Settings, ib_factory: Callable[[], Any] | None, bus:
 
 def _ledger(records: RecordStore, settings: Settings, auditor: Auditor, *, tell: Tell, clock: Clock) -> Ledger:
     first = partial(auditor.must_be_first_start, accepted=settings.accept_lost_records)
-    return Ledger(records, clock=clock, tell=tell, must_be_first_start=first)
+    outboxed = OutboxedRecords(records, Outbox.of(settings), tell=tell)
+    return Ledger(outboxed, clock=clock, tell=tell, must_be_first_start=first)
 
 
 def _client_leases(settings: Settings, shared: SharedDocuments, clock: Clock, bindings: LateBindings) -> ClientLeases:

@@ -19,6 +19,9 @@
 {{- else }}
 - {name: GATEWAY_MANAGER_STORE_URL, value: "local:"}
 {{- end }}
+{{- if .Values.ibgateways.enabled }}
+- {name: GATEWAY_MANAGER_FOLLOWERS_URL, value: {{ printf "kubernetes:%s" (include "gateway-manager.gateways" .) | quote }}}
+{{- end }}
 - {name: GATEWAY_MANAGER_VAULT_ENABLED, value: {{ .Values.vault.address | empty | not | quote }}}
 {{- with .Values.vault }}
 {{- if .address }}

@@ -1,4 +1,4 @@
-"""Everything that knows Kubernetes: gateways as pods of one namespace.
+"""Everything that knows Kubernetes: gateways as pods of one namespace, followers as objects of one.
 
 api.py           the API server: the one module that knows the SDK
 connecting.py    which cluster, by whose credentials
@@ -11,7 +11,8 @@ images.py        what an image says of itself, by a probe
 access_rules.py     who reaches gateways and who may end them
 access_keeping.py   has that be there before a gateway is
 policy_trial.py     whether anything enforces network policies: two pods try it
-streams.py       changes, and logs
+watching.py      what the API server tells of all things of a kind
+streams.py       changes of our pods, and their logs
 forwarding.py    ways to gateways from outside of the cluster
 executing.py     commands inside of a pod
 refusals.py      what a cluster that refuses something means by it
@@ -20,6 +21,8 @@ settings.py      what the settings say of pods
 runtime.py       `KubernetesRuntime`
 lease_object.py  a leader lease as a Lease of the cluster
 leader_label.py  the label on the pod of the manager that acts
+follower_objects.py  followers as objects of the cluster, and their status
+followers.py     who should have a gateway, by these
 leader_lease.py  which of several managers acts
 reader.py        a look from beside a running manager
 """

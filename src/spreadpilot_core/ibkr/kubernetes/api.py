@@ -36,6 +36,8 @@ _ANSWER_SECONDS: Final = 60.0
 """A cluster that starts many pods at once may take a while; one that takes this long hangs."""
 _CONNECT_SECONDS: Final = 10.0
 _LONGEST_SAYING: Final = 1000
+_LONGEST_LINE: Final = 128 * 1024
+"""Bytes of one line of an endless answer."""
 _LONGEST_PAUSE: Final = 5.0
 _MERGE: Final = "application/merge-patch+json"
 _TOO_BUSY: Final = 429
@@ -211,11 +213,13 @@ class Api:
                 raise
 
     @asynccontextmanager
-    async def stream(self, doing: str, path: str, query: Query) -> AsyncIterator[aiohttp.StreamReader]:
+    async def stream(
+        self, doing: str, path: str, query: Query, *, longest_line: int = _LONGEST_LINE
+    ) -> AsyncIterator[aiohttp.StreamReader]:
         """An endless answer. It ends by itself, or with `RuntimeUnavailableError` when the API server goes."""
         with self._translated(doing, seconds=_CONNECT_SECONDS):
             async with asyncio.timeout(_ANSWER_SECONDS):
-                response = await self._send(_READS, path, query, None)
+                response = await self._send(_READS, path, query, None, longest_line=longest_line)
             async with response:
                 if response.status >= 400:  # noqa: PLR2004  # HTTP
                     _answer(doing, response.status, await response.read())
@@ -253,7 +257,13 @@ class Api:
         return headers
 
     async def _send(
-        self, method: str, path: str, query: Query | None, body: Mapping[str, Any] | None
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        body: Mapping[str, Any] | None,
+        *,
+        longest_line: int = _LONGEST_LINE,
     ) -> aiohttp.ClientResponse:
         client = self._reached
         headers = await self._headers()
@@ -269,6 +279,7 @@ class Api:
             data=None if body is None else json.dumps(body),
             timeout=timeout,
             trace_request_ctx=None if method == _READS else self.guard,
+            read_bufsize=longest_line // 2,  # a line may be twice as long
         )
 
     def _too_busy(self, doing: str, said: str) -> RuntimeUnavailableError:

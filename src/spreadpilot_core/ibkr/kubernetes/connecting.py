@@ -39,12 +39,15 @@ class Access:
         return f"{self.kubeconfig}{f', context {self.context}' if self.context else ''}"
 
 
-def access_from(settings: Settings, environment: Mapping[str, str] = os.environ) -> Access:
-    """What the settings say: a kubeconfig that is named wins, then the service account of a pod, then `~/.kube/config`."""
+def access_from(settings: Settings, environment: Mapping[str, str] = os.environ, *, url: str | None = None) -> Access:
+    """What the settings say: a kubeconfig that is named wins, then the service account of a pod, then `~/.kube/config`.
+
+    `url` names the namespace; None: `runtime_url` does.
+    """
     named = settings.kubeconfig
     is_pod = "KUBERNETES_SERVICE_HOST" in environment and (ACCOUNT / "token").exists()
     return Access(
         kubeconfig=named or (None if is_pod else str(Path(_DEFAULT_FILE).expanduser())),
         context=settings.kubernetes_context,
-        namespace=settings.runtime_url.partition(":")[2] or None,
+        namespace=(settings.runtime_url if url is None else url).partition(":")[2] or None,
     )

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from spreadpilot_core.ibkr.kubernetes.follower_objects import GROUP, PLURAL
+
 
 @dataclass(frozen=True, slots=True)
 class Right:
@@ -40,6 +42,12 @@ class Right:
         return said
 
 
+_FOLLOWERS: Final = "no follower is known"
+FOLLOWERS: Final = (
+    *(Right(verb, PLURAL, _FOLLOWERS, GROUP) for verb in ("list", "watch")),
+    Right("patch", f"{PLURAL}/status", "`kubectl get ibg` does not tell how gateways stand", GROUP, is_optional=True),
+)
+"""In the followers' namespace, where they are objects of the cluster."""
 _LEASES: Final = "coordination.k8s.io"
 _NETWORKING: Final = "networking.k8s.io"
 _DISRUPTIONS: Final = "policy"

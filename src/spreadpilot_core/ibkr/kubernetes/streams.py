@@ -1,14 +1,11 @@
 """What the API server tells without being asked again: which of our pods changed, and the lines that one of them prints.
 
-A watch ends by itself every few minutes and goes on where it was, by the version that its bookmarks keep fresh; one that broke says
-None, for whoever lists then is told why, and again when it is back. A version that the API server has forgotten costs a list.
 A log that comes back goes on shortly before its last line; a line that was told is not told again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import aclosing
 from datetime import datetime, timedelta
@@ -16,12 +13,13 @@ from typing import Final
 
 import aiohttp
 
-from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError
-from spreadpilot_core.ibkr.kubernetes.api import Api, Query, RefusedError
+from spreadpilot_core.ibkr.errors import RuntimeUnavailableError
+from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
 from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER
 from spreadpilot_core.ibkr.kubernetes.naming import SELECTOR, Naming
 from spreadpilot_core.ibkr.kubernetes.phases import Pod, container_state, is_deleted, is_final
 from spreadpilot_core.ibkr.kubernetes.pods import gateway_from, name_of, parse_time, uid_of
+from spreadpilot_core.ibkr.kubernetes.watching import FIRST_PAUSE, LONGEST_PAUSE, Change, Watch
 from spreadpilot_core.ibkr.model.gateways import Gateway
 from spreadpilot_core.ibkr.model.records import ContainerId
 from spreadpilot_core.ibkr.tasks import Backoff
@@ -29,110 +27,38 @@ from spreadpilot_core.ibkr.telemetry import get_logger
 
 log = get_logger(__name__)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
-"""Seconds between two tries to reach an API server that is away."""
-_WATCH_SECONDS: Final = 240
-_SILENCE: Final = _WATCH_SECONDS + 30
-"""Seconds without a word, not even a bookmark or the end, after which a connection is taken for dead."""
 _REMEMBERED_LINES: Final = 4096
 _LONGEST_LINE: Final = 64 * 1024
 _OVERLAP: Final = timedelta(seconds=0.5)
 """A log that comes back is read from this much before its last line: the two channels of a container are stamped apart."""
 
 
-class ForgottenError(Exception):
-    """The API server can't tell what happened since then."""
-
-
 class PodChanges:
     """One subscription; pods whose names are in `untold` at the moment are left out."""
 
     def __init__(self, api: Api, naming: Naming, untold: Collection[str] = ()) -> None:
-        self._api = api
+        self._watch = Watch(api, "pods", selector=SELECTOR)
         self._naming = naming
         self._untold = untold
-        self._version = ""
         self._seen: dict[ContainerId, int] = {}
         """What was last told of each pod: most of what the API server says of one changes nothing for us."""
 
     async def follow(self) -> AsyncIterator[ContainerId | None]:
-        """Each change of a pod that bears an identity of ours; ends when the API is closed."""
-        api, backoff, away = self._api, Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), False
-        while api.is_open:
-            broke = None
-            try:
-                async with aclosing(self._once(away=away)) as changes:
-                    async for changed in changes:
-                        backoff.reset()
-                        away = False
-                        yield changed
-            except GatewayManagerError as fault:
-                broke = fault
-            if broke is None or not api.is_open:
-                continue
-            if not away:
-                log.warning("watch of the pods broke", why=str(broke))
-                yield None  # whoever lists now is told why it broke
-            away = True
-            await asyncio.sleep(backoff.next())
+        """Each change of a pod that bears an identity of ours; None: some may have been missed. Ends when the API is closed."""
+        async with aclosing(self._watch.follow()) as changes:
+            async for change in changes:
+                if change is None:
+                    self._seen.clear()
+                    yield None
+                elif (changed := self._take(change)) is not None:
+                    yield changed
 
-    async def _once(self, *, away: bool) -> AsyncGenerator[ContainerId | None, None]:
-        """What one watch tells, None first where something may have been missed; begins anew where the API server has forgotten."""
-        if not self._version:
-            await self._begin()
-            away = True
-        try:
-            async with aclosing(self._watch()) as changes:
-                async for changed in changes:
-                    if away:
-                        away = False
-                        yield None
-                    if changed is not None:
-                        yield changed
-        except ForgottenError:
-            self._version = ""
-
-    async def _begin(self) -> None:
-        """From now on; all that is there already is not told."""
-        query: Query = {"labelSelector": SELECTOR, "limit": 1}
-        found = await self._api.ask("list pods", self._api.place("pods"), query=query)
-        self._version = str((found.get("metadata") or {}).get("resourceVersion", ""))
-        self._seen.clear()
-
-    async def _watch(self) -> AsyncGenerator[ContainerId | None, None]:
-        """What one watch tells; None for what says nothing of ours."""
-        query: Query = {
-            "watch": "1",
-            "labelSelector": SELECTOR,
-            "resourceVersion": self._version,
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": _WATCH_SECONDS,
-        }
-        try:
-            async with self._api.stream("watch pods", self._api.place("pods"), query) as lines:
-                yield None
-                while line := await asyncio.wait_for(lines.readline(), _SILENCE):
-                    yield self._take(line)
-        except RefusedError as refused:
-            if refused.is_expired:
-                raise ForgottenError from refused
-            raise
-
-    def _take(self, line: bytes) -> ContainerId | None:
-        try:
-            event = json.loads(line)
-            kind, pod = event["type"], event["object"]
-        except (ValueError, KeyError, TypeError) as fault:
-            raise RuntimeUnavailableError("The Kubernetes API server's watch says what makes no sense.") from fault
-        if kind == "ERROR":
-            if pod.get("code") == 410:  # noqa: PLR2004  # HTTP
-                raise ForgottenError
-            raise RuntimeUnavailableError(f"The Kubernetes API server ended its watch: {pod.get('message')}.")
-        self._version = str(pod["metadata"]["resourceVersion"])
-        if kind == "BOOKMARK" or not self._naming.owns(pod) or name_of(pod) in self._untold:
+    def _take(self, change: Change) -> ContainerId | None:
+        pod = change.thing
+        if not self._naming.owns(pod) or name_of(pod) in self._untold:
             return None
         uid = uid_of(pod)
-        if kind == "DELETED":
+        if change.is_end:
             self._seen.pop(uid, None)
             return uid
         mark = hash((gateway_from(pod, naming=self._naming), is_deleted(pod)))
@@ -186,7 +112,7 @@ class LineReader:
 
 async def log_lines(api: Api, name: str, gateway: Gateway) -> AsyncIterator[str]:
     """The lines of this pod from its start, then live; ends when it has ended."""
-    reader, backoff = LineReader(), Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+    reader, backoff = LineReader(), Backoff(FIRST_PAUSE, LONGEST_PAUSE)
     while True:
         try:
             pod = await api.get(f"read the pod {name}", api.place("pods", name))

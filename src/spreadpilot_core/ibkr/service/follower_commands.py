@@ -13,7 +13,7 @@ from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.asking import confirm, confirm_live
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.local import followers_file
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster
 from spreadpilot_core.ibkr.system.printable import one_line
 from spreadpilot_core.ibkr.system.wording import counted
 
@@ -24,11 +24,11 @@ _BELOW = {"FAULT": "", "VAULT_SECRET_REF": "secret", "STATE": "state", "ENABLED"
 class ForeignStoreError(GatewayManagerError):
     """The followers are not in the local store."""
 
-    def __init__(self, store: str) -> None:
-        super().__init__(
-            f"The followers are in {store}, which is not edited from here.",
-            hint="Change the records there, or set GATEWAY_MANAGER_STORE_URL to local:.",
-        )
+    def __init__(self, settings: Settings) -> None:
+        cure = "Change the records there, or set GATEWAY_MANAGER_STORE_URL to local:."
+        if settings.followers_url is not None:
+            cure = "Change the objects there (`kubectl edit ibg`), or leave GATEWAY_MANAGER_FOLLOWERS_URL away."
+        super().__init__(f"The followers are in {settings.followers}, which is not edited from here.", hint=cure)
 
 
 def show(*, as_json: bool) -> None:
@@ -114,7 +114,7 @@ def check(file: Path | None) -> int:
     """Print what is wrong with each record of `file`, or of those that the manager reads; returns how many can't be used."""
     settings = Settings.read()
     roster = (
-        asyncio.run(store(settings).read_roster(settings))
+        asyncio.run(read_roster(settings))
         if file is None
         else followers_file.check_file(file, ports=settings.host_ports)
     )
@@ -150,8 +150,8 @@ def confirm_removals(*, yes: bool) -> None:
 def followers_file_of(settings: Settings | None = None) -> Path:
     """The file that the settings name. Raises `ForeignStoreError` where the followers are in another store."""
     settings = settings or Settings.read()
-    if not settings.store_is_local:
-        raise ForeignStoreError(settings.store)
+    if settings.followers_url is not None or not settings.store_is_local:
+        raise ForeignStoreError(settings)
     return settings.local_store_dir / followers_file.FILE_NAME
 
 

@@ -14,7 +14,7 @@ from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.records import MOST_OF_A_PAGE, HistoryEntry, HistoryQuery
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster, store
 from spreadpilot_core.ibkr.telemetry import set_up_logs
 
 NEWEST = 200
@@ -68,7 +68,7 @@ async def _read(settings: Settings, follower_id: str, since: datetime | None) ->
             break
         query = replace(query, before=page.older)
     if not found:
-        roster = await store(settings).read_roster(settings)
+        roster = await read_roster(settings)
         if follower_id not in {*roster.usable, *roster.faulty}:
             raise NoHistoryError(follower_id)
     return found[::-1]

@@ -15,7 +15,7 @@ from spreadpilot_core.ibkr.notifications.sending import LONGEST_TRY
 from spreadpilot_core.ibkr.notifications.setup import fleet_urls, sender_name, setting_of
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster
 
 TITLE = "A test of the gateway manager"
 BODY = "Nothing is wrong: somebody ran `gateway-manager notify test`."
@@ -41,7 +41,7 @@ def test(*, as_json: bool) -> tuple[int, int]:
     """Try every channel and print how that went; how many failed, and how many there are."""
     settings = Settings.read()
     urls = fleet_urls(settings)
-    roster = asyncio.run(store(settings).read_roster(settings))
+    roster = asyncio.run(read_roster(settings))
     tries = [_Try(each) for each in channels_of(urls, roster.usable.values())]
     if not tries:
         raise NoChannelError

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster, store
 
 
 async def known_followers(settings: Settings) -> set[str]:
     """Who has a record, usable or not, or had one while a manager kept something. Raises `StoreUnavailableError`."""
-    there = store(settings)
-    roster, loaded = await there.read_roster(settings), await there.read_records(settings)
+    roster, loaded = await read_roster(settings), await store(settings).read_records(settings)
     return {*roster.usable, *roster.faulty, *loaded.usable, *loaded.damaged}

@@ -65,7 +65,13 @@ class Service:
                 watching.begin("see a detach", self._see_detach())
                 watching.begin("feed the watchdog", systemd.feed_watchdog(), then=lambda _: None)
                 systemd.started()
-                log.info("manager started", state_dir=str(settings.state_dir), store=settings.store, pid=os.getpid())
+                log.info(
+                    "manager started",
+                    state_dir=str(settings.state_dir),
+                    store=settings.store,
+                    followers=settings.followers,
+                    pid=os.getpid(),
+                )
                 await self._end.wait()
                 systemd.ending()
                 await self._finish()

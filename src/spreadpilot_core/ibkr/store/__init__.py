@@ -2,6 +2,7 @@
 
 registry.py           which stores there are, by the URL's scheme
 rosters.py            documents of any store -> usable and faulty followers
+hints.py              what a follower store says to who listens
 documents.py          what must survive <-> documents of any store
 login_budget.py       when a login may be reserved, as a pure rule
 sqlite_file.py        one SQLite file, off the event loop, with whole transactions

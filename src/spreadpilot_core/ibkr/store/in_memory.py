@@ -34,6 +34,7 @@ from spreadpilot_core.ibkr.model.records import (
     Record,
     history_page,
 )
+from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
 from spreadpilot_core.ibkr.model.users import canonical_user
 from spreadpilot_core.ibkr.store.documents import (
     AVAILABILITY_RETENTION,
@@ -60,6 +61,8 @@ class MemoryContent:
 
     followers: list[Mapping[str, Any]] = field(default_factory=list)
     """Who should have a gateway, as a user writes it."""
+    statuses: dict[str, GatewaySnapshot] = field(default_factory=dict)
+    """How their gateways stand."""
     records: dict[str, object] = field(default_factory=dict)
     logins: dict[str, dict[str, Any]] = field(default_factory=dict)
     mappings: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -114,7 +117,7 @@ class _Adapter:
 
 
 class InMemoryFollowers(_Adapter):
-    """Fulfils `seams.FollowerStore`."""
+    """Fulfils `seams.FollowerStore` and `seams.FollowerStatuses`."""
 
     def __init__(self, content: MemoryContent, *, ports: range | None = None) -> None:
         super().__init__(content)
@@ -124,6 +127,12 @@ class InMemoryFollowers(_Adapter):
         """Every record."""
         await self._reach()
         return parse_roster(self.content.followers, ports=self._ports)
+
+    async def write_status(self, snapshot: GatewaySnapshot) -> None:
+        """Show it, if there is such a record."""
+        await self._reach_open()
+        if any(each.get("id") == snapshot.follower_id for each in self.content.followers):
+            self.content.statuses[snapshot.follower_id] = snapshot
 
     async def hints(self) -> AsyncIterator[None]:
         """Yield once at the beginning, and whenever the followers have changed since."""

@@ -27,6 +27,7 @@ from spreadpilot_core.ibkr.model.readiness import Readiness
 from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode
 from spreadpilot_core.ibkr.model.records import ContainerId, GatewayMapping, LoginAttempt, Record
 from spreadpilot_core.ibkr.model.states import State
+from spreadpilot_core.ibkr.reporting.follower_statuses import FollowerStatusReporter
 from spreadpilot_core.ibkr.reporting.reporter import Reporter
 from spreadpilot_core.ibkr.seams import FollowerStore, LeaderLease
 from spreadpilot_core.ibkr.settings import Settings
@@ -42,7 +43,7 @@ from spreadpilot_core.ibkr.supervision.roster_keeper import RosterKeeper
 from spreadpilot_core.ibkr.supervision.secret_versions import SecretVersions
 from spreadpilot_core.ibkr.supervision.services import Services
 from spreadpilot_core.ibkr.supervision.shared_trouble import SharedTrouble
-from spreadpilot_core.ibkr.supervision.snapshots import Mappings
+from spreadpilot_core.ibkr.supervision.snapshots import Mappings, snapshot_of
 from spreadpilot_core.ibkr.supervision.supervisor import LET_GO_WITHIN, GatewaySupervisor
 from spreadpilot_core.ibkr.tasks import Tasks, keep_running, retry_until_available, wait_for
 from spreadpilot_core.ibkr.telemetry import get_logger
@@ -77,7 +78,7 @@ class Fleet:
         self._stopping = False
         self._tasks = Tasks("fleet")
         self._mappings = Mappings(services.clock)
-        self._reporter = self._make_reporter()
+        self._reporter, self._statuses = self._make_reporter(), self._make_statuses()
         self._supervising = Tasks("supervisors")
         self.supervisors: dict[FollowerId, GatewaySupervisor] = {}
         self._holders = Holders(self.supervisors)
@@ -133,6 +134,20 @@ class Fleet:
             compare_every=self._settings.full_comparison_interval,
         )
 
+    def _make_statuses(self) -> FollowerStatusReporter | None:
+        """What shows beside each follower's record how its gateway stands, where the records can."""
+        services = self._services
+        if services.statuses is None:
+            return None
+        return FollowerStatusReporter(
+            services.statuses,
+            lambda: self._acts.is_set() and self.listed.is_set(),
+            lambda: {*self.supervisors, *self.roster.faulty},
+            lambda follower_id: snapshot_of(follower_id, self.supervisors, self.roster.faulty),
+            tell=services.notices.tell,
+            compare_every=self._settings.full_comparison_interval,
+        )
+
     # ------------------------------------------------------------------ start and stop
 
     def begin(self) -> None:
@@ -150,6 +165,9 @@ class Fleet:
         ):
             self._keep_running(name, work)
         self._reporter.begin()
+        if self._statuses is not None:
+            self.roster.on_read = self._statuses.all_changed
+            self._statuses.begin()
         self.measurements.begin()
 
     def _keep_running(
@@ -219,6 +237,8 @@ class Fleet:
                 self.leadership.resign
             )  # only then: who is not the leader may not say what runs
             closing.push_async_callback(self._reporter.close)
+            if self._statuses is not None:
+                closing.push_async_callback(self._statuses.close)
             closing.push_async_callback(self.measurements.close)
             closing.push_async_callback(self._services.auditor.close)
             closing.callback(self.roster.known.set)  # whoever still waits for it finds that the manager has ended
@@ -418,6 +438,8 @@ class Fleet:
         self.measurements.see(supervisor)
         if self._mappings.have_changed(supervisor):
             self._reporter.mappings_changed()
+        if self._statuses is not None:
+            self._statuses.changed(follower_id)
         is_over = (
             supervisor.facts.wanted is Wanted.DISABLED and supervisor.is_idle and supervisor.state is State.DISABLED
         )

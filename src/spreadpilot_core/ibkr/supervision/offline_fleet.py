@@ -80,5 +80,8 @@ class OfflineFleet(Fleet):
             raise RuntimeUnavailableError(f"What runs could not be listed, and was not stopped: {self._runtime_fault}")
         await wait_for(self.roster.known, within=LISTED_WITHIN)  # without it, only who has a gateway is known
 
+    def _make_statuses(self) -> None:
+        """What is shown of those that are left as they are stays."""
+
     def _hindrance(self) -> Reason | None:
         return super()._hindrance() or Reason(ReasonCode.MANAGER_STOPPING, "Gateways are only stopped now.")

@@ -67,6 +67,8 @@ class RosterKeeper:
         self._detaches = False
         self.known = asyncio.Event()
         """Set once the followers were read."""
+        self.on_read: Callable[[], None] = _nothing
+        """Called after each reading."""
         self.faulty: Mapping[str, FaultyRecord] = {}
         """Records that can't be used, without those whose follower goes on by an older reading."""
 
@@ -122,6 +124,7 @@ class RosterKeeper:
         elif due is not None and now >= due:
             self.apply()
         self.known.set()
+        self.on_read()
 
     def _store_away(self, sentence: str | None) -> None:
         """The followers can't be read now, and why; None: they were read."""
@@ -215,6 +218,10 @@ class RosterKeeper:
     def reading_of(self, follower_id: FollowerId) -> Follower | None:
         """What the store says of this follower, in force or not."""
         return self._desired.reading_of(follower_id)
+
+
+def _nothing() -> None:
+    """Nobody is told."""
 
 
 def _holding(supervisor: GatewaySupervisor) -> Holding:

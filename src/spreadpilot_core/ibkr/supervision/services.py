@@ -23,6 +23,7 @@ from spreadpilot_core.ibkr.seams import (
     UNMEASURED,
     AvailabilityStore,
     CredentialBroker,
+    FollowerStatuses,
     GatewayRuntime,
     Instrumentation,
     LastPictures,
@@ -53,6 +54,8 @@ class Services:
     bus: EventBus
     availability: AvailabilityStore
     pictures: LastPictures
+    statuses: FollowerStatuses | None = None
+    """Where the followers' records show how their gateways stand; None: nowhere."""
     notices: Notices
     """What concerns the whole manager, and is shown by `status`."""
     limits: Limits

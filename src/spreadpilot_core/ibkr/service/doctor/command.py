@@ -44,6 +44,7 @@ def checks_for(settings: Settings) -> Sequence[Check]:
         Check("identity", identity_checks.identity),
         Check("ports", port_checks.ports),
         Check("followers", store_checks.followers),
+        *_follower_checks(settings),
         Check("records", store_checks.records),
         *_credential_checks(),
         *_notification_checks(),
@@ -52,6 +53,14 @@ def checks_for(settings: Settings) -> Sequence[Check]:
         Check("descriptors", machine_checks.descriptors),
         Check("manager", machine_checks.manager),
     ]
+
+
+def _follower_checks(settings: Settings) -> Sequence[Check]:
+    if settings.followers_url is None:
+        return []
+    from spreadpilot_core.ibkr.service.doctor import kubernetes_checks
+
+    return [Check("ibgateways", kubernetes_checks.follower_rights)]
 
 
 def _credential_checks() -> Sequence[Check]:

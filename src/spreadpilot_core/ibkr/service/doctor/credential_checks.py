@@ -18,7 +18,7 @@ from spreadpilot_core.ibkr.errors import CredentialsRefusedError, GatewayManager
 from spreadpilot_core.ibkr.model.secret_refs import canonical_ref
 from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, raised, wanted, warning
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster
 from spreadpilot_core.ibkr.system.wording import counted
 
 _PROBE = "gateway-manager-doctor"
@@ -74,7 +74,7 @@ def _store(settings: Settings) -> EncryptedCredentials:
 async def references(settings: Settings) -> Sequence[Finding]:
     """Whether each enabled follower's reference names a secret that can be had."""
     names: dict[str, list[str]] = {}
-    for follower in wanted(await store(settings).read_roster(settings)):
+    for follower in wanted(await read_roster(settings)):
         names.setdefault(follower.vault_secret_ref, []).append(follower.id)
     if settings.vault_enabled and settings.vault_addr:
         return await _in_vault(settings, names)

@@ -21,7 +21,7 @@ from spreadpilot_core.ibkr.runtimes.identity import read_note
 from spreadpilot_core.ibkr.runtimes.images import identify
 from spreadpilot_core.ibkr.service.doctor.findings import Check, Finding, ok, problem, raised, wanted, warning
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster
 
 _ICC = "com.docker.network.bridge.enable_icc"
 _BINDING = "com.docker.network.bridge.host_binding_ipv4"
@@ -59,7 +59,7 @@ async def image(settings: Settings) -> Sequence[Finding]:
 async def _images(settings: Settings) -> list[GatewayOptions]:
     fleet = settings.gateway_options
     try:
-        options = [each.gateway.filled_from(fleet) for each in wanted(await store(settings).read_roster(settings))]
+        options = [each.gateway.filled_from(fleet) for each in wanted(await read_roster(settings))]
     except GatewayManagerError:  # the followers' own line tells why
         options = []
     return list({(each.image, each.image_contract): each for each in options or [fleet]}.values())

@@ -20,13 +20,15 @@ from spreadpilot_core.ibkr.kubernetes.access_rules import (
     service,
 )
 from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
+from spreadpilot_core.ibkr.kubernetes.follower_objects import PLURAL
+from spreadpilot_core.ibkr.kubernetes.followers import api_of_followers
 from spreadpilot_core.ibkr.kubernetes.leader_lease import lease_in_use
 from spreadpilot_core.ibkr.kubernetes.manifests import gateway_pod, settings_claim
 from spreadpilot_core.ibkr.kubernetes.naming import Naming
 from spreadpilot_core.ibkr.kubernetes.policy_trial import Enforced, policies_enforced
 from spreadpilot_core.ibkr.kubernetes.reader import kubernetes_reader
 from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
-from spreadpilot_core.ibkr.kubernetes.rights import Right, needed
+from spreadpilot_core.ibkr.kubernetes.rights import FOLLOWERS, Right, needed
 from spreadpilot_core.ibkr.kubernetes.settings import access_rules_from, choices_from
 from spreadpilot_core.ibkr.model.followers import FollowerId, TradingMode
 from spreadpilot_core.ibkr.model.gateways import GatewaySpec
@@ -65,12 +67,30 @@ async def rights(settings: Settings) -> Sequence[Finding]:
                 has_policy=settings.kubernetes_network_policy,
                 refuses_eviction=settings.kubernetes_refuse_eviction,
             )
-            allowed = await asyncio.gather(*(_is_allowed(api, right) for right in asked))
+            return await _granted(api, asked, "The account may do all that the manager does.")
     except GatewayManagerError:  # the cluster's own line tells why
         return [warning("The account's rights are not known while the cluster can't be used.")]
+
+
+async def follower_rights(settings: Settings) -> Sequence[Finding]:
+    """The same of followers that are objects of a cluster."""
+    api = api_of_followers(settings)
+    try:
+        await api.open()
+        return await _granted(
+            api,
+            FOLLOWERS,
+            f"The account may read the {PLURAL} of the namespace {api.namespace}, and write their status.",
+        )
+    finally:
+        await api.close()
+
+
+async def _granted(api: Api, asked: Sequence[Right], all_of_them: str) -> Sequence[Finding]:
+    allowed = await asyncio.gather(*(_is_allowed(api, right) for right in asked))
     missing = [right for right, granted in zip(asked, allowed, strict=True) if not granted]
     if not missing:
-        return [ok("The account may do all that the manager does.")]
+        return [ok(all_of_them)]
     return [
         (warning if right.is_optional else problem)(
             f"The account may not {right}: {right.without}.", "docs/kubernetes.md has the role."

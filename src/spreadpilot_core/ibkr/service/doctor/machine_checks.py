@@ -19,7 +19,7 @@ from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, 
 from spreadpilot_core.ibkr.service.doctor.runtime_checks import runtime_checks
 from spreadpilot_core.ibkr.service.unwatched import unwatched
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster, store
 from spreadpilot_core.ibkr.system.wording import counted
 
 _MIB = 1024 * 1024
@@ -138,7 +138,7 @@ def _time_zones() -> Finding:
 async def descriptors(settings: Settings) -> Sequence[Finding]:
     """What one process may open, against the size of the fleet."""
     try:
-        gateways = len(wanted(await store(settings).read_roster(settings)))
+        gateways = len(wanted(await read_roster(settings)))
     except GatewayManagerError:
         gateways = settings.port_range_end - settings.port_range_start + 1
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)

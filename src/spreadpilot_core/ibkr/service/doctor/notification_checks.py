@@ -12,7 +12,7 @@ from spreadpilot_core.ibkr.notifications.audience import channels as channels_of
 from spreadpilot_core.ibkr.notifications.setup import fleet_urls, setting_of
 from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, warning
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster
 from spreadpilot_core.ibkr.system.home_paths import in_home
 from spreadpilot_core.ibkr.system.wording import counted
 
@@ -20,7 +20,7 @@ from spreadpilot_core.ibkr.system.wording import counted
 async def notifications(settings: Settings) -> Sequence[Finding]:
     """Nothing where there is no channel."""
     urls = await asyncio.to_thread(fleet_urls, settings)
-    roster = await store(settings).read_roster(settings)
+    roster = await read_roster(settings)
     return await asyncio.to_thread(_findings, settings, channels_of(urls, roster.usable.values()))
 
 

@@ -12,7 +12,7 @@ from spreadpilot_core.ibkr.runtimes.registry import reader
 from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, wanted, warning
 from spreadpilot_core.ibkr.service.doctor.port_holders import holders
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster
 from spreadpilot_core.ibkr.system.wording import counted
 
 _NAMED = 5
@@ -44,7 +44,7 @@ async def _ours(settings: Settings) -> dict[int, str]:
 
 async def _needed(settings: Settings, having: set[str]) -> int:
     try:
-        return sum(each.id not in having for each in wanted(await store(settings).read_roster(settings)))
+        return sum(each.id not in having for each in wanted(await read_roster(settings)))
     except GatewayManagerError:  # the followers' own line tells why
         return 0
 

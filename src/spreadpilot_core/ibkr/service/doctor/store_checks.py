@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, wanted, warning
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.store.registry import store
+from spreadpilot_core.ibkr.store.registry import read_roster, store
 from spreadpilot_core.ibkr.system.wording import counted
 
 
 async def followers(settings: Settings) -> Sequence[Finding]:
     """How many there are and want a gateway; a line for each that can't be used."""
-    roster = await store(settings).read_roster(settings)
+    roster = await read_roster(settings)
     faulty = [
         problem(f"The record of {each.id} can't be used: {each.fault}", "Correct the record.")
         for each in roster.faulty.values()

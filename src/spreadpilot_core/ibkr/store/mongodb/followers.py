@@ -14,6 +14,7 @@ from typing import Any
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
 from spreadpilot_core.ibkr.model.followers import Roster
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.store.hints import Hints
 from spreadpilot_core.ibkr.store.mongodb.database import ChangesNotOfferedError, MongoDatabase
 from spreadpilot_core.ibkr.store.rosters import parse_roster
 from spreadpilot_core.ibkr.store.unknown_fields import SHARED_FIELDS
@@ -23,10 +24,6 @@ from spreadpilot_core.ibkr.telemetry import get_logger
 log = get_logger(__name__)
 
 COLLECTION = "followers"
-QUIET = 0.2
-"""Seconds without a further change before a hint: ten edits in a second are one."""
-QUIET_WITHIN = 1.5
-"""Seconds after which the hint comes although changes go on."""
 RETRY_AFTER = 1.0
 """Seconds before a broken stream is opened again."""
 ASK_AGAIN_AFTER = 300.0
@@ -46,8 +43,7 @@ class MongoFollowers:
         self._database = database
         self._poll_interval = poll_interval
         self._ports = ports
-        self._listeners: set[asyncio.Event] = set()
-        self._stirred = asyncio.Event()
+        self._hints = Hints()
         self._mark: Mapping[str, Any] | None = None
         self._closed = True
         self._tasks = Tasks("followers in MongoDB")
@@ -63,10 +59,11 @@ class MongoFollowers:
         """Reach the server. Raises `StoreUnavailableError`; may be called again."""
         await self._database.open()
         self._closed = False
+        self._hints.open()
         if len(self._tasks) == 0:
             for name, work in (
                 ("watch the followers", self._watch),
-                ("tell of changed followers", self._tell_when_quiet),
+                ("tell of changed followers", self._hints.tell_when_quiet),
             ):
                 self._tasks.begin(name, keep_running(name, work, tell=self.tell))
 
@@ -74,7 +71,7 @@ class MongoFollowers:
         """End the watch and every `hints()`, and let go of the server."""
         self._closed = True
         self._mark = None
-        self._tell()
+        self._hints.close()
         await self._tasks.cancel()
         await self._database.close()
 
@@ -82,23 +79,9 @@ class MongoFollowers:
         """Read all records. Raises `StoreUnavailableError`."""
         return await read_followers(self._database, ports=self._ports)
 
-    async def hints(self) -> AsyncIterator[None]:
+    def hints(self) -> AsyncIterator[None]:
         """Yield once at the beginning, and whenever the records may have changed since."""
-        wake = asyncio.Event()
-        self._listeners.add(wake)
-        wake.set()
-        try:
-            while not self._closed:
-                await wake.wait()
-                wake.clear()
-                if not self._closed:
-                    yield
-        finally:
-            self._listeners.discard(wake)
-
-    def _tell(self) -> None:
-        for wake in self._listeners:
-            wake.set()
+        return self._hints.listen()
 
     # ------------------------------------------------------------------ watching
 
@@ -116,25 +99,13 @@ class MongoFollowers:
 
     def _hear(self, mark: Mapping[str, Any] | None, changed: bool) -> None:
         if changed or self._mark is None:  # without a mark: what changed before the stream stood
-            self._stirred.set()
+            self._hints.stir()
         self._mark = mark
-
-    async def _tell_when_quiet(self) -> None:
-        """One hint for each burst of changes."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._stirred.wait()
-            until = loop.time() + QUIET_WITHIN
-            while self._stirred.is_set() and loop.time() < until:
-                self._stirred.clear()
-                await asyncio.sleep(QUIET)
-            self._stirred.clear()
-            self._tell()
 
     async def _poll(self, reason: str) -> None:
         log.info("the followers are polled, the server has no change streams", reason=reason, every=self._poll_interval)
         loop = asyncio.get_running_loop()
         until = loop.time() + ASK_AGAIN_AFTER
         while loop.time() < until:
-            self._tell()
+            self._hints.tell()
             await asyncio.sleep(self._poll_interval)
