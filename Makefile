@@ -12,6 +12,8 @@ BROWSER_CODE := src/spreadpilot_core/ibkr/http_api/page/static/vendor/package-lo
 WORKERS ?= 4
 # What measures coverage; on Python 3.11 it doubles the time of the tests.
 COV ?=
+# Where it is set, a few tests that fail among the others are run once more, alone.
+SECOND_CHANCE ?=
 # What `make lock` runs; uv is needed for nothing else.
 UV ?= uv
 LOCK := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
@@ -35,19 +37,20 @@ demo: $(VENV)/.runtime ## three simulated gateways start, fail and recover befor
 
 test: setup ## all tests (ARGS="tests/unit -k leases")
 	@$(if $(COV),rm -f .coverage .coverage.*)
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(COV) $(ARGS)
+	$(if $(SECOND_CHANCE),$(BIN)/python tools/retest.py )$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(COV) $(ARGS)
 
 retest: setup ## what failed in the last run once more, one after the other, with nothing beside it
-	$(BIN)/pytest -v $(if $(ARGS),,--last-failed --last-failed-no-failures none) $(ARGS)
+	$(BIN)/pytest -v --last-failed --last-failed-no-failures none $(ARGS)
 
 cluster: $(VENV)/.dev ## build the Kubernetes cluster that tests use where it is built, helm and kwok (once; some minutes)
 	PYTHONPATH=tests $(BIN)/python -m real_parts.kubernetes.build
 	PYTHONPATH=tests $(BIN)/python -c 'from support.helm import PROGRAM; print(PROGRAM.needed())'
 	PYTHONPATH=tests $(BIN)/python -c 'from support.simulated_nodes import PROGRAM; print(PROGRAM.needed())'
 
-parts: cluster ## build every real part that tests use: a FerretDB, a Collector, the cluster (once; some minutes)
+parts: cluster ## build every real part that tests use: a FerretDB, a Collector, bots in Rust and Node, the cluster (once; some minutes)
 	PYTHONPATH=tests $(BIN)/python -c 'from support.mongo import ferretdb_program; print(ferretdb_program())'
 	PYTHONPATH=tests $(BIN)/python -c 'from support.collector import program; print(program())'
+	PYTHONPATH=tests $(BIN)/python -c 'from support.other_languages import built_node_bot, built_rust_bot; print(built_node_bot(), built_rust_bot())'
 
 check: $(CHECKS:%=check-%) ## style, types, imports, sizes, coverage, docs
 

@@ -5,7 +5,6 @@ Looked for on the PATH and under `~/.pyenv/versions`. One that is not there is s
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -20,8 +19,6 @@ nox.options.download_python = "never"
 PYTHONS = ("3.12", "3.13", "3.14")
 MEASURED = "3.13"
 """Where coverage is measured, to be judged by `make check`: from 3.12 on the interpreter itself tells which lines run, at nearly no cost."""
-MOST_UNSTEADY = 5
-"""So many tests that failed are run once more, alone, as `.ci/run` does on 3.11."""
 TESTS = "tests/unit tests/contract tests/acceptance"
 """Where the Pythons differ shows here; integration and fault tests would add what real servers do, which is the same for each."""
 BUT = "not kubernetes and not cluster"
@@ -48,12 +45,4 @@ def tests(session: nox.Session) -> None:
     session.run(*make, "demo", "ARGS=--once", external=True)
     measure = "COV=--cov --cov-report= --cov-fail-under=0" if session.python == MEASURED else "COV="
     arguments = f"ARGS={TESTS} {shlex.join(['-k', BUT, *session.posargs])}"
-    try:
-        session.run(*make, "test", measure, arguments, env={"COVERAGE_CORE": "sysmon"}, external=True)
-    except nox.command.CommandFailed:
-        known = Path(".pytest_cache/v/cache/lastfailed")
-        again = {str(name) for name in json.loads(known.read_text(encoding="utf-8"))} if known.is_file() else set()
-        if not 0 < len(again) <= MOST_UNSTEADY:
-            raise
-        session.run(*make, "retest", f"ARGS={shlex.join(sorted(again))}", external=True)
-        session.warn(f"Failed among the others and passed alone on {session.python}: {', '.join(sorted(again))}")
+    session.run(*make, "test", measure, "SECOND_CHANCE=yes", arguments, env={"COVERAGE_CORE": "sysmon"}, external=True)

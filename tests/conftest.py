@@ -6,6 +6,7 @@ import inspect
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -40,6 +41,9 @@ def _isolate_environment() -> None:
             del os.environ[name]
     if "DOCKER_HOST" in os.environ:
         os.environ["GATEWAY_MANAGER_TEST_DOCKER_HOST"] = os.environ.pop("DOCKER_HOST")
+    # Else every process that a test starts would compile all of it anew, and every worker rewrite every test.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="gateway-manager-tests-")
 
 

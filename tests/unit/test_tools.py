@@ -77,7 +77,7 @@ def test_a_python_that_can_not_be_used_is_told_in_one_sentence(
     assert done.stderr.count("\n") == 1
 
 
-MAKES_OWN = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "VENV", "ARGS", "COV", "PYTHON")
+MAKES_OWN = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "VENV", "ARGS", "COV", "SECOND_CHANCE", "PYTHON")
 """What the `make` that runs these tests tells those that it starts; a user's own is told nothing."""
 
 
@@ -97,6 +97,62 @@ def test_an_environment_of_an_older_python_is_told_before_pip_fails(tmp_path: Pa
     assert told.startswith(".venv/bin/python is Python 3.9.18, and 3.11 or newer is needed")
     assert remove == "Remove .venv, which was made with it."
     assert "pip" not in done.stdout + done.stderr
+
+
+def retest(folder: Path, module: str) -> subprocess.CompletedProcess[str]:
+    """Run this module's tests as continuous integration runs all of them."""
+    (folder / "test_it.py").write_text(module)
+    pytest = Path(sys.executable).with_name("pytest")
+    return subprocess.run(
+        [sys.executable, TOOLS / "retest.py", pytest, "--quiet", "test_it.py"],
+        cwd=folder,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+UNSTEADY = """
+import pathlib, pytest
+runs = pathlib.Path("runs")
+runs.write_text(runs.read_text() + "." if runs.exists() else ".")
+
+@pytest.mark.parametrize("number", range(7))
+def test_first_run(number):
+    assert number >= {failing} or len(runs.read_text()) > 1
+"""
+"""The first few fail in the first run, and in no other."""
+VERSION = "{}.{}".format(*sys.version_info[:2])
+
+
+def test_what_passes_alone_is_told_and_costs_no_run(tmp_path: Path) -> None:
+    """Those that failed run once more, and their names are kept; what an earlier run left is not theirs."""
+    left = tmp_path / ".pytest_cache" / "v" / "cache" / "lastfailed"
+    left.parent.mkdir(parents=True)
+    left.write_text('{"test_it.py::test_that_is_gone": true}')
+    done = retest(tmp_path, UNSTEADY.format(failing=5))
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout
+    kept = (tmp_path / ".cache" / "unsteady").read_text().splitlines()
+    assert kept == [f"  Python {VERSION}: test_it.py::test_first_run[{number}]" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "runs"),
+    [
+        (UNSTEADY.format(failing=6), 1, 1),
+        (UNSTEADY.format(failing=0), 0, 1),
+        (UNSTEADY.format(failing=2).replace("> 1", "> 2"), 1, 2),
+        (f"{UNSTEADY.format(failing=1)}\nraise SystemError", 2, 1),
+    ],
+    ids=["many", "none", "twice", "no tests"],
+)
+def test_what_is_broken_stays_broken(tmp_path: Path, module: str, code: int, runs: int) -> None:
+    """More than a few, twice the same, or a run that broke off; and nothing runs again where nothing failed."""
+    assert retest(tmp_path, module).returncode == code
+    assert len((tmp_path / "runs").read_text()) == runs
+    assert not (tmp_path / ".cache" / "unsteady").exists()
 
 
 def test_coverage_that_was_never_measured_does_not_stop_a_check(tmp_path: Path) -> None:

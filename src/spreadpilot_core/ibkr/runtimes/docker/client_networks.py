@@ -19,12 +19,12 @@ from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.gateways import Endpoint, Gateway
 from spreadpilot_core.ibkr.runtimes.docker.engine import Engine, EngineRefusedError, gone_is_fine
 from spreadpilot_core.ibkr.runtimes.docker.naming import FOLLOWER, VERSION, Naming
-from spreadpilot_core.ibkr.runtimes.docker.network import create_in_free_range
+from spreadpilot_core.ibkr.runtimes.docker.network import Ranges, create_in_free_range
 from spreadpilot_core.ibkr.telemetry import get_logger
 
 log = get_logger(__name__)
 
-_RANGES: Final = tuple(IPv4Network("10.208.0.0/12").subnets(new_prefix=26))
+_RANGES: Final = Ranges(IPv4Network("10.208.0.0/12"), 26)
 """Each takes a gateway and 60 bots."""
 
 

@@ -12,11 +12,11 @@ import ipaddress
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from spreadpilot_core.ibkr.errors import LaunchError
 from spreadpilot_core.ibkr.runtimes.docker.engine import Engine, EngineRefusedError, gone_is_fine
@@ -25,7 +25,21 @@ from spreadpilot_core.ibkr.telemetry import get_logger
 
 log = get_logger(__name__)
 
-_RANGES: Final = tuple(IPv4Network("10.192.0.0/12").subnets(new_prefix=22))
+
+class Ranges(NamedTuple):
+    """Ranges of one size, side by side; made when they are looked at, for there may be thousands."""
+
+    within: IPv4Network
+    prefix: int
+
+    def from_place(self, begin: int) -> Iterator[IPv4Network]:
+        """All of them, once around."""
+        count, size = 1 << (self.prefix - self.within.prefixlen), 1 << (self.within.max_prefixlen - self.prefix)
+        for i in range(count):
+            yield IPv4Network((int(self.within.network_address) + (begin + i) % count * size, self.prefix))
+
+
+_RANGES: Final = Ranges(IPv4Network("10.192.0.0/12"), 22)
 """Each takes 1,021 gateways; rarely used by others, and what is used is left out."""
 _TRIES: Final = 16
 
@@ -110,7 +124,7 @@ async def create_in_free_range(
     config: Callable[[IPv4Network], dict[str, Any]],
     networks: Iterable[Mapping[str, Any]],
     *,
-    ranges: Sequence[IPv4Network],
+    ranges: Ranges,
     begin: int,
 ) -> None:
     """Create a network in the first of these ranges that is free on this host, from place `begin` on.
@@ -137,13 +151,10 @@ async def create_in_free_range(
     )
 
 
-def free_ranges(
-    taken: Iterable[IPv4Network], *, begin: int, ranges: Sequence[IPv4Network] = _RANGES
-) -> Iterator[IPv4Network]:
+def free_ranges(taken: Iterable[IPv4Network], *, begin: int, ranges: Ranges = _RANGES) -> Iterator[IPv4Network]:
     """Ranges that overlap none of `taken`; two owners begin at different places."""
     used = list(taken)
-    for i in range(len(ranges)):
-        candidate = ranges[(begin + i) % len(ranges)]
+    for candidate in ranges.from_place(begin):
         if not any(candidate.overlaps(other) for other in used):
             yield candidate
 
