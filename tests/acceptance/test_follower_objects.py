@@ -19,8 +19,10 @@ from spreadpilot_core.ibkr.errors import StoreUnavailableError
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 from spreadpilot_core.ibkr.kubernetes.api import Api
 from spreadpilot_core.ibkr.kubernetes.connecting import Access
+from spreadpilot_core.ibkr.kubernetes.follower_objects import PLURAL, name_of
 from spreadpilot_core.ibkr.kubernetes.followers import KubernetesFollowers, make
 from spreadpilot_core.ibkr.kubernetes.rights import FOLLOWERS
+from spreadpilot_core.ibkr.kubernetes.watching import Watch
 from spreadpilot_core.ibkr.model.states import State
 from spreadpilot_core.ibkr.service.doctor.command import checks_for
 from spreadpilot_core.ibkr.settings import Settings
@@ -29,7 +31,7 @@ from support.cluster_place import DEADLINE, ClusterHome, ClusterPlace, cluster_p
 from support.command import Command
 from support.documents import ROOT, fits
 from support.fake_manager import a_snapshot
-from support.follower_objects import ClusterFollowersUnderTest, Definition
+from support.follower_objects import ClusterFollowersUnderTest, Definition, group_of_objects_fixture  # noqa: F401  # a fixture
 from support.home import Home, eventually, seen
 from support.kubernetes_cluster import Cluster, may_build, own_cluster_fixture  # noqa: F401  # a fixture
 from support.kubernetes_images import simulator_image
@@ -276,6 +278,25 @@ async def test_a_definition_that_was_deleted_is_no_empty_store(own_cluster: Clus
             await store.close()
             objects.close()
             await asyncio.to_thread(definition.delete)
+
+
+async def test_a_watch_bears_an_object_as_big_as_they_come(own_cluster: Cluster, group_of_objects: str) -> None:
+    """It tells of it and goes on, instead of breaking again and again for one follower's sake."""
+    with own_cluster.inside():
+        objects = ClusterFollowersUnderTest(own_cluster, group_of_objects)
+        api = Api(Access(str(own_cluster.kubeconfig), namespace=objects.namespace))
+        await api.open()
+        try:
+            watch = Watch(api, PLURAL, group=f"{group_of_objects}/v1")
+            async with asyncio.timeout(WITHIN), contextlib.aclosing(watch.follow()) as changes:
+                assert await anext(changes) is None
+                await objects.put([{"id": "anna", "state": "x" * 1_000_000}])
+                change = await anext(changes)
+                assert change is not None
+                assert name_of(change.thing) == "anna"
+        finally:
+            await api.close()
+            objects.close()
 
 
 async def away(store: KubernetesFollowers) -> StoreUnavailableError:
