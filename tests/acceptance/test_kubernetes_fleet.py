@@ -18,7 +18,7 @@ from spreadpilot_core.ibkr.model.states import GatewayStatus, State
 from support.cluster_place import DEADLINE, ClusterHome, ClusterPlace, cluster_place_fixture  # noqa: F401  # a fixture
 from support.command import Command
 from support.home import PASSWORD, eventually, seen
-from support.kubernetes_cluster import cluster_fixture, may_build, own_cluster_fixture  # noqa: F401  # fixtures
+from support.kubernetes_cluster import audit_logs, cluster_fixture, may_build, own_cluster_fixture  # noqa: F401  # fixtures
 from support.kubernetes_images import simulator_image
 
 pytestmark = [pytest.mark.real_part("kubernetes"), may_build]
@@ -73,7 +73,8 @@ async def test_a_fleet_of_both_generations_logs_in_and_leaves_nothing(home: Clus
         parts = home.place.parts
         node = parts.directory / NODES[0].name  # its volumes in memory are mounted where this process can't see them
         for place in (
-            *(parts.directory / each for each in ("etcd", "audit.log", "log")),
+            *(parts.directory / each for each in ("etcd", "log")),
+            *audit_logs(parts),
             node / "kubelet",
             node / "logs",
         ):

@@ -17,7 +17,7 @@ from spreadpilot_core.ibkr.kubernetes.manifests import NO_VOLUME
 from spreadpilot_core.ibkr.kubernetes.naming import SELECTOR
 from support.cluster_place import ClusterPlace
 from support.docker_images import GENERATIONS
-from support.kubernetes_cluster import Cluster, may_build, own_cluster_fixture  # noqa: F401  # a fixture
+from support.kubernetes_cluster import Cluster, audit_logs, may_build, own_cluster_fixture  # noqa: F401  # a fixture
 from support.kubernetes_images import simulator_image
 from support.memory import search, search_all
 from support.planted import NEEDLES, core_of, found_in, found_in_files, password
@@ -56,7 +56,7 @@ def fleet_fixture(place: ClusterPlace, tmp_path: Path) -> Iterator[SearchedFleet
 def cluster_files(parts: Parts) -> Iterator[Path]:
     """Every file of etcd, the audit log, each part's log, and a node's kubelet and containerd, but what is inside a container."""
     node = parts.directory / NODES[0].name
-    yield parts.directory / "audit.log"
+    yield from audit_logs(parts)
     for root in (parts.directory / "etcd", parts.directory / "log", node):
         for directory, below, names in os.walk(root):
             below[:] = [name for name in below if name not in ("rootfs", "io.containerd.snapshotter.v1.overlayfs")]

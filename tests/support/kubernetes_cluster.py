@@ -134,9 +134,16 @@ def cluster_fixture(request: pytest.FixtureRequest) -> Cluster:
     return own
 
 
+def audit_logs(parts: Parts) -> list[Path]:
+    """Its files: the API server begins another one every hundred megabytes."""
+    return sorted(parts.directory.glob("audit*.log"))
+
+
 def audited(parts: Parts, namespace: str) -> list[Mapping[str, Any]]:
     """What the API server did for anybody in this namespace that changed something, in order."""
-    lines = (parts.directory / "audit.log").read_text().splitlines()
-    events = (json.loads(line) for line in lines if f'"namespace":"{namespace}"' in line)
+    mark, events = f'"namespace":"{namespace}"', []
+    for file in audit_logs(parts):
+        with file.open() as lines:
+            events += [json.loads(line) for line in lines if mark in line]
     done = (event for event in events if event["stage"] == "ResponseComplete")
     return sorted(done, key=lambda event: str(event["requestReceivedTimestamp"]))
