@@ -27,6 +27,7 @@ from benchmarks.support.launches import PATIENCE, as_shipped, until_all_run
 from benchmarks.support.sizes import options
 from spreadpilot_core.ibkr.credentials.courier.stdin_delivery import deliver
 from spreadpilot_core.ibkr.kubernetes.api import Api
+from spreadpilot_core.ibkr.kubernetes.connecting import Access
 from spreadpilot_core.ibkr.kubernetes.manifests import gateway_pod
 from spreadpilot_core.ibkr.kubernetes.naming import SELECTOR
 from spreadpilot_core.ibkr.kubernetes.phases import is_running
@@ -133,10 +134,25 @@ class Fleet:
         """A whole manager."""
         home = await self.home()
         manager = home.manager()
+        begun = time.perf_counter()
+        first = asyncio.create_task(self._first_pod())
         took, cpu = await until_all_run(manager, self.count)
+        before = await first - begun
         await manager.stop()
         await home.end()
-        return {"manager": took, "cpu": cpu}
+        return {"manager": took, "launches": took - before, "cpu": cpu}
+
+    async def _first_pod(self) -> float:
+        """When a gateway's pod was made."""
+        api = Api(Access(str(self.place.cluster.kubeconfig), namespace=self.place.namespace))
+        await api.open()
+        try:
+            query = {"watch": "1", "labelSelector": SELECTOR}
+            async with api.stream("watch pods", api.place("pods"), query) as lines:
+                await lines.readline()
+                return time.perf_counter()
+        finally:
+            await api.close()
 
 
 async def _secret(target: DeliveryTarget) -> None:
@@ -173,6 +189,7 @@ def tell(findings: Findings, times: Mapping[str, list[float]], gateways: int) ->
     questions = {
         "runtime": f"How long do {gateways} gateways on Kubernetes take to start in the runtime alone, against bare pods, all at once?",
         "manager": "… through the manager, until each has its password?",
+        "launches": "… from its first pod on, without its own start and the look at the image?",
         "first": "… in the runtime at the first start ever, without policy and Services?",
     }
     for name, question in questions.items():

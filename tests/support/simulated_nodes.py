@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -38,38 +40,31 @@ def simulated_nodes(parts: Parts, count: int, printed: Mapping[str, str]) -> Ite
         printed: what a pod prints, by its role.
     """
     program = PROGRAM.prepared("make cluster")
-    with FileLock(parts.directory / "simulated.lock"):
+    names = [f"simulated-{number}" for number in range(count)]
+    with FileLock(parts.directory / "simulated.lock"), contextlib.ExitStack() as stack:
         said = parts.directory / "simulated"
         said.mkdir(exist_ok=True)
         for role, text in printed.items():
             (said / role).write_text(text)
-        started = ["kwok-kubelet", "kwok"]
-        try:
-            _start(parts, program, said)
-            names = [f"simulated-{number}" for number in range(count)]
-            for name in names:
-                parts.ask("POST", "/api/v1/nodes", _node(name))
-            for name in names:
-                parts.wait_for("kwok", lambda name=name: parts.answers(f"/api/v1/nodes/{name}", b"10270"))
-            yield
-        finally:
-            for name in names:
-                with contextlib.suppress(OSError):
-                    parts.ask("DELETE", f"/api/v1/nodes/{name}")
-            for part in started:
-                parts.end(part)
+        for part, command in _commands(parts, said).items():
+            parts.start(part, str(program), *command)
+            stack.callback(parts.end, part)
+        for name in names:
+            parts.ask("POST", "/api/v1/nodes", _node(name))
+            stack.callback(parts.ask, "DELETE", f"/api/v1/nodes/{name}")
+        for name in names:
+            parts.wait_for("kwok", lambda name=name: parts.answers(f"/api/v1/nodes/{name}", str(_PORT).encode()))
+        yield
 
 
-def _start(parts: Parts, program: Path, said: Path) -> None:
-    pki, address = parts.pki, f"{_KUBELET.address}:{_PORT}"
-    known = [f"--kubeconfig={parts.kubeconfig}"]
+def _commands(parts: Parts, said: Path) -> dict[str, list[str]]:
+    pki, known = parts.pki, f"--kubeconfig={parts.kubeconfig}"
     server = [f"--cert={pki}/{_KUBELET.name}-server.crt", f"--key={pki}/{_KUBELET.name}-server.key"]
-    pods = [f"--label={ROLE}", f"--printed={said}", f"--listen={address}"]
-    parts.start("kwok-kubelet", str(program), "kubelet", *known, *server, *pods)
+    pods = [f"--label={ROLE}", f"--printed={said}", f"--listen={_KUBELET.address}:{_PORT}"]
     nodes = [f"--manage-nodes-with-label-selector={'='.join(*_LABELS.items())}", f"--cidr={_ADDRESSES}"]
     nodes += [f"--node-ip={_KUBELET.address}", f"--node-port={_PORT}", "--server-address=127.0.0.1:10271"]
     nodes += [f"--node-lease-duration-seconds={_LEASE_SECONDS}", f"--config={SOURCES / 'kwok' / 'stages.yaml'}"]
-    parts.start("kwok", str(program), "kwok", *known, *nodes)
+    return {"kwok-kubelet": ["kubelet", known, *server, *pods], "kwok": ["kwok", known, *nodes]}
 
 
 def _node(name: str) -> dict[str, object]:
@@ -95,10 +90,12 @@ def simulated_namespace(parts: Parts, name: str) -> Iterator[None]:
 
 def _free(parts: Parts, namespace: str) -> None:
     """Pods that somebody left can go."""
-    pods = f"/api/v1/namespaces/{namespace}/pods"
-    for pod in parts.ask("GET", pods)["items"]:
-        path = f"{pods}/{pod['metadata']['name']}"
+    pods, free = f"/api/v1/namespaces/{namespace}/pods", {"metadata": {"finalizers": None}}
+
+    def let_go(pod: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
-            parts.ask("DELETE", path, {"gracePeriodSeconds": 0})
-            free = {"metadata": {"finalizers": None}}
-            parts.ask("PATCH", path, free, kind="application/merge-patch+json")
+            parts.ask("PATCH", f"{pods}/{pod['metadata']['name']}", free, kind="application/merge-patch+json")
+
+    parts.ask("DELETE", pods, {"gracePeriodSeconds": 0})
+    with ThreadPoolExecutor() as some:
+        list(some.map(let_go, parts.ask("GET", pods)["items"]))
