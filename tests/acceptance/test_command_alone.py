@@ -7,6 +7,7 @@ import re
 import select
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from threading import Timer
 
@@ -47,6 +48,17 @@ def test_help_names_every_command(command: Command) -> None:
         "doctor",
     ]:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE), name
+
+
+def test_what_asks_a_manager_loads_none() -> None:
+    """A command that only asks answers soon: no logging, no events, no runtime and no client library is loaded for it."""
+    code = (
+        "import sys, spreadpilot_core.ibkr.service.cli, spreadpilot_core.ibkr.service.gateway_commands\n"
+        "print([name for name in ('structlog', 'opentelemetry', 'aiodocker', 'ib_async', 'fastapi', "
+        "'spreadpilot_core.ibkr.model.events', 'spreadpilot_core.ibkr.seams') if name in sys.modules])"
+    )
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from spreadpilot_core.ibkr.errors import StoreDamagedError
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.reasons import Severity
 from spreadpilot_core.ibkr.model.records import (
-    AuditHead,
     ContainerId,
     HistoryPlace,
     HistoryQuery,

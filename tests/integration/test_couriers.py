@@ -336,6 +336,16 @@ def test_the_manager_loads_nothing_that_reads_secrets() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_courier_loads_no_more_than_it_needs() -> None:
+    """One starts for each burst of logins: neither records nor settings, and no library that checks or logs them."""
+    code = (
+        "import sys, spreadpilot_core.ibkr.credentials.courier.process\n"
+        "print([name for name in ('pydantic', 'structlog', 'asyncio', 'hvac') if name in sys.modules])"
+    )
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[]\n"
+
+
 _LEAVES_ONE_OUT = """
 import json, sys
 sys.stdin.readline()

@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.model.availability import AvailabilityDay
 from spreadpilot_core.ibkr.model.figures import ContainerFigures, FleetFigures
 from spreadpilot_core.ibkr.model.followers import FollowerId, Roster
@@ -43,7 +44,6 @@ from spreadpilot_core.ibkr.model.gateways import (
 from spreadpilot_core.ibkr.model.reasons import ReasonCode
 from spreadpilot_core.ibkr.model.records import (
     AttemptId,
-    AuditHead,
     ContainerId,
     GatewayMapping,
     HistoryEntry,

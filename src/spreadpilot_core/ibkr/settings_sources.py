@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, TomlConfigSettingsSource
 
 from spreadpilot_core.ibkr.errors import SettingsError
 from spreadpilot_core.ibkr.system.home_paths import in_home
-from spreadpilot_core.ibkr.telemetry import is_secret_name
+from spreadpilot_core.ibkr.system.secret_names import is_secret_name
 
 PREFIX = "gateway_manager_"
 CONFIG = f"{PREFIX}config"

@@ -26,6 +26,7 @@ from pydantic import SecretBytes, SecretStr
 
 from spreadpilot_core.ibkr.system.local_time import in_local_time
 from spreadpilot_core.ibkr.system.printable import one_line, printable, unescaped
+from spreadpilot_core.ibkr.system.secret_names import is_secret_name
 
 __all__ = [
     "MASK",
@@ -35,7 +36,6 @@ __all__ = [
     "current_ids",
     "fail_span",
     "get_logger",
-    "is_secret_name",
     "is_traced_now",
     "open_span",
     "redact",
@@ -47,10 +47,6 @@ __all__ = [
 ]
 
 MASK = "**********"
-_SECRET_NAMES = re.compile(
-    r"(^|[_-])(pass|password|passwd|pwd|passphrase|secret|secret_id|token|authorization|api_?key|private_key|cookie)$",
-    re.IGNORECASE,
-)
 _NAMED_PASSWORD = re.compile(r"(?i)(\w*(?:password|passwd|passphrase)\w*\s*[=:]\s*)\S.*")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s'\"]*:[^/\s'\"]*@")
 """User and password of an address, such as MongoDB's."""
@@ -137,11 +133,6 @@ class _Lines(logging.Formatter):
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return redact(None, "", event)
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether what bears this name is a secret."""
-    return _SECRET_NAMES.search(name) is not None
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -276,7 +267,7 @@ def without_named_passwords(line: str) -> str:
 
 
 def _redacted(name: str, value: Any) -> Any:
-    if isinstance(value, SecretStr | SecretBytes) or (value is not None and _SECRET_NAMES.search(name)):
+    if isinstance(value, SecretStr | SecretBytes) or (value is not None and is_secret_name(name)):
         return MASK
     match value:
         case str():

@@ -18,7 +18,7 @@ from functools import partial
 
 from spreadpilot_core.ibkr.audit.trail import BROKEN, AuditTrail, Mark
 from spreadpilot_core.ibkr.errors import AuditError, RecordsLostError
-from spreadpilot_core.ibkr.model.records import AuditHead
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.system.wording import counted
 from spreadpilot_core.ibkr.tasks import Tasks, Tell, keep_running, untold
 from spreadpilot_core.ibkr.telemetry import get_logger

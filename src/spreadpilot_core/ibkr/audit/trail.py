@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spreadpilot_core.ibkr.errors import AuditError
-from spreadpilot_core.ibkr.model.records import AuditHead
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.system.regular_files import open_regular
 
 FILE_NAME = "audit.jsonl"

@@ -21,8 +21,8 @@ from spreadpilot_core.ibkr.model.records import (
     LoginAttempt,
     LoginOutcome,
     exceeded,
-    shown_version,
 )
+from spreadpilot_core.ibkr.model.secret_refs import shown_version
 from spreadpilot_core.ibkr.model.states import State
 from spreadpilot_core.ibkr.system.wording import counted
 

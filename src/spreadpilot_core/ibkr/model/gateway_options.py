@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-_TIME_ZONES = available_timezones() - {"localtime", "Factory"}
-"""Read once, at import: it walks the disk, which must not happen on the loop for each follower. Without the two that are files
-on some hosts and no zones: a gateway's Java takes what it does not know for UTC.
-"""
+
+@cache
+def known_time_zones() -> frozenset[str]:
+    """Read once: it walks the disk, which must not happen on the loop for each follower.
+
+    Without the two that are files on some hosts and no zones: a gateway's Java takes what it does not know for UTC.
+    """
+    return frozenset(available_timezones() - {"localtime", "Factory"})
 
 
 def _restart_time(value: str) -> str:
@@ -22,7 +27,7 @@ def _restart_time(value: str) -> str:
 
 
 def _time_zone(value: str) -> str:
-    if value not in _TIME_ZONES:
+    if value not in known_time_zones():
         msg = 'must be an IANA time zone such as "America/New_York"'
         raise ValueError(msg)
     return value

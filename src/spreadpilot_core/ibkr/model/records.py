@@ -43,11 +43,6 @@ class Identities:
 NOBODY = Identities("")
 
 
-def shown_version(version: str) -> str:
-    """What people call this version of a secret: its number, without the mark that tells one made anew under its name."""
-    return version.partition("-")[0]
-
-
 class LoginOutcome(str, Enum):
     """How one reserved login ended."""
 
@@ -343,11 +338,3 @@ def history_page(found: Sequence[HistoryEntry], query: HistoryQuery) -> HistoryP
     """The page, of entries that a store has found: newest first, and one more where there is one."""
     entries = found[: query.limit]
     return HistoryPage(entries, HistoryPlace(entries[-1].at, entries[-1].id) if len(found) > len(entries) else None)
-
-
-@dataclass(frozen=True, slots=True)
-class AuditHead:
-    """The newest line of an audit trail: what the record store keeps for `audit verify`."""
-
-    serial: int
-    hash: str

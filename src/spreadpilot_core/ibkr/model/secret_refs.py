@@ -1,6 +1,7 @@
 """References to secrets as people write them, made one: `ibkr/f1`, `secret/ibkr/f1` and `secret/data/ibkr/f1` are the same.
 
-The encrypted store and Vault both go by the canonical form, so that a fallback finds what the reference names.
+The encrypted store and Vault both go by the canonical form, so that a fallback finds what the reference names. Versions are
+shown in one form too.
 """
 
 from __future__ import annotations
@@ -31,3 +32,8 @@ def canonical_ref(ref: str, *, mount: str = DEFAULT_MOUNT) -> str:
         msg = f"{ref!r:.200} is no reference to a secret."
         raise CredentialsRefusedError(msg, hint='Write it like "ibkr/follower_123".')
     return path
+
+
+def shown_version(version: str) -> str:
+    """What people call this version of a secret: its number, without the mark that tells one made anew under its name."""
+    return version.partition("-")[0]

@@ -6,21 +6,34 @@ ib = remote.connect("alice")                       # blocks; a script or, after 
 
 async with remote.RemoteGatewayManager() as gateway_manager:
     ib = await gateway_manager.get_client("alice")
+
+What connects clients is imported when it is first used: the commands need the rest alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from spreadpilot_core.ibkr.model.followers import TradingMode
-from spreadpilot_core.ibkr.remote.manager import RemoteGatewayManager
 from spreadpilot_core.ibkr.remote.transport import ManagerAwayError, UntrustedManagerError
+
+if TYPE_CHECKING:
+    from spreadpilot_core.ibkr.model.followers import TradingMode
+    from spreadpilot_core.ibkr.remote.manager import RemoteGatewayManager
 
 __all__ = ["ManagerAwayError", "RemoteGatewayManager", "UntrustedManagerError", "connect"]
 
 _MANAGERS: dict[tuple[object, ...], RemoteGatewayManager] = {}
 """Those that `connect` made in this program."""
+
+
+def __getattr__(name: str) -> Any:
+    if name != "RemoteGatewayManager":
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from spreadpilot_core.ibkr.remote import manager  # noqa: PLC0415  # on first use
+
+    return manager.RemoteGatewayManager
 
 
 def connect(
@@ -37,6 +50,8 @@ def connect(
 
     Call it again whenever the client is not connected any more. Its id is given back when the program ends.
     """
+    from spreadpilot_core.ibkr.remote.manager import RemoteGatewayManager  # noqa: PLC0415  # on first use
+
     key = (url, token, name, ib_factory)
     if key not in _MANAGERS:
         _MANAGERS[key] = RemoteGatewayManager(url, token, name=name, ib_factory=ib_factory)

@@ -1,22 +1,15 @@
-"""What a manager answers, as the objects that it would have given in its own process."""
+"""What a manager refuses, as the error that it would have raised in its own process, and where it says that its leader is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from spreadpilot_core.ibkr import errors
 from spreadpilot_core.ibkr.errors import GatewayManagerError, UnavailableError
-from spreadpilot_core.ibkr.model import events
-from spreadpilot_core.ibkr.model.events import Event
 
 _MAY_PASS = (429, 502, 503, 504)
 """Codes of a manager, or of what lies between, that ask for patience."""
-_OWN = ("GatewayReady", "ClientStale")
-"""These are about the manager's own clients; a remote manager tells of its own."""
 
 
 def refusal(answer: Any, code: int) -> GatewayManagerError:
@@ -37,20 +30,3 @@ def leader_in(answer: Any) -> Mapping[str, Any] | None:
     """Where the leader is, when a manager that stands by says so."""
     found = answer.get("leader") if isinstance(answer, Mapping) else None
     return found if isinstance(found, Mapping) else None
-
-
-def event_of(document: Mapping[str, Any]) -> Event | None:
-    """The event; None for one that is about the manager's own clients, or that this version does not know."""
-    name = str(document.get("name"))
-    kind = getattr(events, name, None)
-    if name in _OWN or not (isinstance(kind, type) and issubclass(kind, Event)):
-        return None
-    try:
-        return _adapter(name).validate_python({key: value for key, value in document.items() if key != "name"})
-    except ValidationError:
-        return None
-
-
-@cache
-def _adapter(name: str) -> TypeAdapter[Event]:
-    return TypeAdapter(getattr(events, name))

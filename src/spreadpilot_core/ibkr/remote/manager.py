@@ -29,8 +29,8 @@ from spreadpilot_core.ibkr.model.events import ClientStale, Event, EventBus, Gat
 from spreadpilot_core.ibkr.model.followers import TradingMode
 from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
 from spreadpilot_core.ibkr.model.states import GatewayStatus, State
-from spreadpilot_core.ibkr.remote.answers import event_of
 from spreadpilot_core.ibkr.remote.blocking import loop_of_this_thread
+from spreadpilot_core.ibkr.remote.followed_events import event_of
 from spreadpilot_core.ibkr.remote.held_client import HeldClient
 from spreadpilot_core.ibkr.remote.lease_renewals import LeaseRenewals, gateway_path
 from spreadpilot_core.ibkr.remote.transport import AsyncLine, ManagerAwayError, Route, Target

@@ -11,9 +11,10 @@ from typing import Protocol
 
 from spreadpilot_core.ibkr.audit.auditor import Auditor
 from spreadpilot_core.ibkr.errors import GatewayManagerError, UnavailableError
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.model.events import Event, EventBus
 from spreadpilot_core.ibkr.model.followers import FollowerId
-from spreadpilot_core.ibkr.model.records import AuditHead, GatewayMapping, HistoryEntry
+from spreadpilot_core.ibkr.model.records import GatewayMapping, HistoryEntry
 from spreadpilot_core.ibkr.reporting.notices import Notices
 from spreadpilot_core.ibkr.seams import AuditHeads
 from spreadpilot_core.ibkr.tasks import Tasks, keep_running, wait_for

@@ -11,7 +11,7 @@ from typing import Any
 
 from spreadpilot_core.ibkr.audit.trail import AuditTrail
 from spreadpilot_core.ibkr.errors import GatewayManagerError, StoreUnavailableError, UnknownFollowerError
-from spreadpilot_core.ibkr.model.records import shown_version
+from spreadpilot_core.ibkr.model.secret_refs import shown_version
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.reading import known_followers
 from spreadpilot_core.ibkr.settings import Settings

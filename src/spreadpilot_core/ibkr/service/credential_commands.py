@@ -14,8 +14,7 @@ from spreadpilot_core.ibkr.credentials.courier.encoding import Controller, untyp
 from spreadpilot_core.ibkr.credentials.sources.encrypted.keys import Passphrase
 from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialStoreError
-from spreadpilot_core.ibkr.model.records import shown_version
-from spreadpilot_core.ibkr.model.secret_refs import canonical_ref
+from spreadpilot_core.ibkr.model.secret_refs import canonical_ref, shown_version
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.state_dir import make_private

@@ -16,15 +16,12 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError
-from spreadpilot_core.ibkr.runtimes.registry import reader
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.asking import confirm_live
 from spreadpilot_core.ibkr.service.client import ControlClient, NoManagerError
-from spreadpilot_core.ibkr.service.unwatched import unwatched
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.system.local_time import in_local_time, local_time
 from spreadpilot_core.ibkr.system.printable import one_line
-from spreadpilot_core.ibkr.telemetry import set_up_logs
 
 _POLL_EVERY = 0.5
 """Seconds between two looks of `--watch`."""
@@ -40,6 +37,8 @@ def status(follower: str | None, *, watch: bool, as_json: bool) -> None:
         with ControlClient(settings.state_dir) as client:
             _status(client, follower, watch=watch, as_json=as_json)
     except NoManagerError as error:
+        from spreadpilot_core.ibkr.service.unwatched import unwatched
+
         raise asyncio.run(unwatched(settings, error)) or error from None
 
 
@@ -211,6 +210,8 @@ def _with_screen_password(gateway: dict[str, Any]) -> dict[str, Any]:
     """The gateway as it is shown to who asked for this one: where its screen is, then its password, read for this moment."""
     if not gateway["vnc"]:
         return gateway
+    from spreadpilot_core.ibkr.telemetry import set_up_logs
+
     set_up_logs(level="error")
     password = asyncio.run(_screen_password(Settings.read(), gateway["container"]))
     shown: dict[str, Any] = {}
@@ -222,6 +223,8 @@ def _with_screen_password(gateway: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _screen_password(settings: Settings, container: str) -> str | None:
+    from spreadpilot_core.ibkr.runtimes.registry import reader
+
     try:
         async with reader(settings) as runtime_reader:
             gateway = next((each for each in await runtime_reader.list() if each.name == container), None)

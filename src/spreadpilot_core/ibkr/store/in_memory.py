@@ -14,12 +14,12 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.model.availability import AvailabilityDay
 from spreadpilot_core.ibkr.model.followers import Roster
 from spreadpilot_core.ibkr.model.records import (
     NOBODY,
     AttemptId,
-    AuditHead,
     ContainerId,
     GatewayMapping,
     HistoryEntry,

@@ -18,9 +18,9 @@ from itertools import groupby
 from typing import Any
 
 from spreadpilot_core.ibkr.errors import StoreDamagedError, StoreUnavailableError
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.model.records import (
     AttemptId,
-    AuditHead,
     ContainerId,
     GatewayMapping,
     HistoryEntry,

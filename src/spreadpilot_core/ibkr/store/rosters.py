@@ -18,12 +18,14 @@ from pydantic import SecretStr, ValidationError
 
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError
 from spreadpilot_core.ibkr.model.followers import FaultyRecord, Follower, FollowerId, Roster, TradingMode
-from spreadpilot_core.ibkr.model.gateway_options import GatewayOptions
+from spreadpilot_core.ibkr.model.gateway_options import GatewayOptions, known_time_zones
 from spreadpilot_core.ibkr.model.notify_urls import ALLOWED, parse_urls
 from spreadpilot_core.ibkr.model.reasons import Severity
 from spreadpilot_core.ibkr.model.reset_windows import DAILY
 from spreadpilot_core.ibkr.model.secret_refs import LONGEST_REF, canonical_ref
 from spreadpilot_core.ibkr.store.unknown_fields import find_slips, unknown_option
+
+known_time_zones()  # now, at import, and not on the loop at the first record
 
 LONGEST_ID = 128
 """Characters; an id is part of container names, labels and log lines."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from spreadpilot_core.ibkr.model.followers import Follower, FollowerId
 from spreadpilot_core.ibkr.model.gateways import Login
-from spreadpilot_core.ibkr.model.records import Record, shown_version
+from spreadpilot_core.ibkr.model.records import Record
+from spreadpilot_core.ibkr.model.secret_refs import shown_version
 from spreadpilot_core.ibkr.reporting.announcer import Announcer, written_user_sentence
 from spreadpilot_core.ibkr.supervision.services import Services
 

@@ -16,13 +16,13 @@ from typing import Any
 
 from spreadpilot_core.ibkr.deciding.resetting import outcome_left_open
 from spreadpilot_core.ibkr.errors import StoreDamagedError, StoreUnavailableError, UnavailableError
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode
 from spreadpilot_core.ibkr.model.records import (
     DAY,
     NO_LIMITS,
     AttemptId,
-    AuditHead,
     ContainerId,
     GatewayMapping,
     HistoryEntry,

@@ -11,7 +11,8 @@ from spreadpilot_core.ibkr.errors import UnknownFollowerError
 from spreadpilot_core.ibkr.model.followers import FaultyRecord, FollowerId, TradingMode
 from spreadpilot_core.ibkr.model.gateways import Endpoint, Gateway
 from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode, Severity
-from spreadpilot_core.ibkr.model.records import GatewayMapping, shown_version
+from spreadpilot_core.ibkr.model.records import GatewayMapping
+from spreadpilot_core.ibkr.model.secret_refs import shown_version
 from spreadpilot_core.ibkr.model.snapshots import CredentialsView, GatewaySnapshot
 from spreadpilot_core.ibkr.model.states import GatewayStatus, State
 from spreadpilot_core.ibkr.reporting.announcer import written_user_sentence

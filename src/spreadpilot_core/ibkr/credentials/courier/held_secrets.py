@@ -22,7 +22,7 @@ from spreadpilot_core.ibkr.errors import (
     DeliveryExpiredError,
     GatewayManagerError,
 )
-from spreadpilot_core.ibkr.model.records import AuditHead
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.model.users import canonical_user
 
 LIFETIME = 30.0

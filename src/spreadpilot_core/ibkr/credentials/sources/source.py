@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError
-from spreadpilot_core.ibkr.model.records import shown_version
+from spreadpilot_core.ibkr.model.secret_refs import shown_version
 
 Source = Literal["vault", "stored"]
 

@@ -14,11 +14,11 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.records import (
     NOBODY,
     AttemptId,
-    AuditHead,
     ContainerId,
     GatewayMapping,
     HistoryEntry,

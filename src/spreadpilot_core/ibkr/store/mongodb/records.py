@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from spreadpilot_core.ibkr.errors import StoreDamagedError
+from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.records import (
     AttemptId,
-    AuditHead,
     ContainerId,
     GatewayMapping,
     HistoryEntry,
