@@ -38,7 +38,6 @@ _LEFT_OUT = {
     "tkinter",
     "turtledemo",
     "ensurepip",
-    "__pycache__",
     "lib2to3",
 }
 _APPLETS = "sh cat wc rm head tr grep tee mkfifo sleep mkdir chown ls id env ps kill sha256sum nc echo dd stat mount"
@@ -149,19 +148,20 @@ def base_archive() -> bytes:
 
 
 def _add_python(archive: tarfile.TarFile) -> None:
+    """With what is compiled of its library, whose files keep their times: else each container compiles it anew."""
     base, name = Path(sys.base_prefix), f"python{sys.version_info.major}.{sys.version_info.minor}"
     archive.add(os.path.realpath(base / "bin" / name), arcname=f"{PYTHON}/bin/python3")
     library = Path(sysconfig.get_path("stdlib", vars={"installed_base": str(base), "base": str(base)}))
 
     def wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         part = Path(entry.name).name
-        if part in _LEFT_OUT or part.startswith("config-") or part.endswith((".a", ".pyc")):
+        if part in _LEFT_OUT or part.startswith("config-") or part.endswith((".a", ".opt-1.pyc", ".opt-2.pyc")):
             return None
         entry.uid = entry.gid = 0
         return entry
 
     archive.add(library, arcname=f"{PYTHON}/lib/{name}", filter=wanted)
-    for shared in (base / "lib").glob(f"lib{name}*.so*"):
+    for shared in (base / "lib").glob(f"lib{name}*.so.*"):
         archive.add(shared, arcname=f"{PYTHON}/lib/{shared.name}")
 
 

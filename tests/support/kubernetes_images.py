@@ -6,6 +6,7 @@ user and command are told in one place. Its one RUN makes the user and the direc
 
 from __future__ import annotations
 
+import compileall
 import functools
 import hashlib
 import json
@@ -117,12 +118,13 @@ def _program() -> bytes:
             archive.addfile(entry)
         copied = {"docker/simulator/run.sh": f"{_HOME}/scripts/run.sh"}
         copied["docker/simulator/gateway-simulator"] = "usr/local/bin/gateway-simulator"
-        package = "src/spreadpilot_core/ibkr/simulator"
-        for file in sorted((_ROOT / package).rglob("*.py")):
+        package = _ROOT / "src" / "spreadpilot_core" / "ibkr" / "simulator"
+        compileall.compile_dir(package, quiet=1)
+        for file in sorted(each for each in package.rglob("*.py*") if not each.match("*.opt-?.pyc")):
             copied[str(file.relative_to(_ROOT))] = f"opt/gateway-simulator/{file.relative_to(_ROOT / 'src')}"
         for source, target in copied.items():
             entry = archive.gettarinfo(_ROOT / source, arcname=target)
-            entry.mtime = entry.uid = entry.gid = 0
+            entry.uid = entry.gid = 0  # with its time: what is compiled of it names that
             with (_ROOT / source).open("rb") as content:
                 archive.addfile(entry, content)
     return buffer.getvalue()

@@ -6,6 +6,7 @@ installed here. Variables, user and command are read from the Dockerfile.
 
 from __future__ import annotations
 
+import compileall
 import functools
 import hashlib
 import importlib.metadata
@@ -70,7 +71,7 @@ def _mark() -> str:
 
 
 def _packages() -> bytes:
-    """What the lock names and is installed here, and the libraries that it is linked to."""
+    """What the lock names and is installed here, compiled as it is, and the libraries that it is linked to."""
     buffer = BytesIO()
     libraries: list[Path] = []
     with tarfile.open(fileobj=buffer, mode="w", dereference=True) as archive:
@@ -93,15 +94,21 @@ def _files() -> Iterator[tuple[Path, str]]:
             continue  # for another Python than this one
         for each in found.files or ():
             file = Path(str(found.locate_file(each)))
-            if ".." not in each.parts and "tests" not in each.parts and each.suffix != ".pyc" and file.is_file():
+            if (
+                ".." not in each.parts
+                and "tests" not in each.parts
+                and not each.match("*.opt-?.pyc")
+                and file.is_file()
+            ):
                 yield file, str(each)
 
 
 def _program() -> bytes:
+    compileall.compile_dir(_PACKAGE, quiet=1)  # once here, and not at each start in a pod
     buffer = BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for file in sorted(_PACKAGE.rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
+            if file.is_file():
                 _add(archive, file, f"{_PLACE}/{file.relative_to(_PACKAGE.parent)}")
         about = importlib.metadata.distribution(_DISTRIBUTION).read_text("METADATA")
         add_text(archive, f"{_PLACE}/{_DISTRIBUTION.replace('-', '_')}-0.dist-info/METADATA", about or "")
@@ -116,7 +123,8 @@ def _program() -> bytes:
 
 
 def _add(archive: tarfile.TarFile, file: Path, place: str) -> None:
+    """With its time: what is compiled of it names that."""
     entry = archive.gettarinfo(file, arcname=place)
-    entry.mtime = entry.uid = entry.gid = 0
+    entry.uid = entry.gid = 0
     with file.open("rb") as content:
         archive.addfile(entry, content)
