@@ -15,7 +15,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -183,6 +183,11 @@ class Route:
         """Whom to ask."""
         return self._leader or self._targets[self._index % len(self._targets)]
 
+    def hops(self) -> Iterator[_Hop]:
+        """Whom to ask, one after the other, each in a block that passes over what another one can answer."""
+        for left in reversed(range(_HOPS)):
+            yield _Hop(self, self.now, is_last=not left)
+
     def follow(self, code: int, answer: Any) -> bool:
         """Whether a refusal named the leader, who is asked from now on."""
         if code != httpx.codes.SERVICE_UNAVAILABLE:
@@ -205,6 +210,34 @@ class Route:
             self._index += 1
 
 
+class _AnotherLeadsError(Exception):
+    """It is known, and asked next."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """One of the managers that a question goes to."""
+
+    route: Route
+    target: Target
+    is_last: bool
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        is_away = isinstance(error, ManagerAwayError) and self.route.goes_on(error, self.target)
+        return not self.is_last and (is_away or isinstance(error, _AnotherLeadsError))
+
+    def settled(self, response: httpx.Response, answer: Any) -> Any:
+        """The answer's JSON; a refusal is raised, unless the next one is asked."""
+        if response.is_success:
+            return answer
+        if self.is_last or not self.route.follow(response.status_code, answer):
+            raise refusal(answer, response.status_code)
+        raise _AnotherLeadsError
+
+
 class Line:
     """Asks a manager and waits for the answer, in whatever thread; one thread at a time."""
 
@@ -218,18 +251,9 @@ class Line:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, within: float = ANSWER_WITHIN
     ) -> Any:
         """The answer's JSON. Raises `ManagerAwayError`, and what the manager refuses with."""
-        for left in reversed(range(_HOPS)):
-            target = self._route.now
-            try:
-                response, answer = self._ask_once(target, method, path, body, within)
-            except ManagerAwayError as away:
-                if not left or not self._route.goes_on(away, target):
-                    raise
-                continue
-            if response.is_success:
-                return answer
-            if not left or not self._route.follow(response.status_code, answer):
-                raise refusal(answer, response.status_code)
+        for hop in self._route.hops():
+            with hop:
+                return hop.settled(*self._ask_once(hop.target, method, path, body, within))
         raise AssertionError  # the last one ends it
 
     def _ask_once(
@@ -268,18 +292,9 @@ class AsyncLine:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, within: float | None = ANSWER_WITHIN
     ) -> Any:
         """The answer's JSON, of a command that takes its time once it is done. Raises as `Line.ask`."""
-        for left in reversed(range(_HOPS)):
-            target = self._route.now
-            try:
-                response, answer = await self._ask_once(target, method, path, body, within)
-            except ManagerAwayError as away:
-                if not left or not self._route.goes_on(away, target):
-                    raise
-                continue
-            if response.is_success:
-                return answer
-            if not left or not self._route.follow(response.status_code, answer):
-                raise refusal(answer, response.status_code)
+        for hop in self._route.hops():
+            with hop:
+                return hop.settled(*await self._ask_once(hop.target, method, path, body, within))
         raise AssertionError  # the last one ends it
 
     async def _ask_once(
