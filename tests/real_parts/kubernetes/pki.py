@@ -1,4 +1,4 @@
-"""Certificates and kubeconfigs of a cluster that lives for one run of the tests."""
+"""Certificates of the tests' own, and the kubeconfigs of a cluster that lives for one run of them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LIFE = timedelta(days=30)
 class Authority:
     """Signs what `directory` holds afterwards: NAME.crt and NAME.key."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "gateway-manager-tests") -> None:
         self.directory = directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gateway-manager-tests")])
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = x509.KeyUsage(
             digital_signature=True,
             key_cert_sign=True,
@@ -38,6 +38,7 @@ class Authority:
         certificate = (
             self._builder(self._name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .add_extension(usage, critical=True)
             .sign(self._key, hashes.SHA256())
         )
@@ -51,8 +52,11 @@ class Authority:
         if group is not None:
             words.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, group))
         both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        builder = self._builder(x509.Name(words), key.public_key()).add_extension(
-            x509.ExtendedKeyUsage(both), critical=False
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = (
+            self._builder(x509.Name(words), key.public_key())
+            .add_extension(x509.ExtendedKeyUsage(both), critical=False)
+            .add_extension(signer, critical=False)  # Python 3.13 wants both to name each other
         )
         if addresses:
             builder = builder.add_extension(
