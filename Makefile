@@ -46,9 +46,10 @@ cluster: $(VENV)/.dev ## build the Kubernetes cluster that tests use where it is
 	PYTHONPATH=tests $(BIN)/python -m real_parts.kubernetes.build
 	PYTHONPATH=tests $(BIN)/python -c 'from support.helm import helm_program; print(helm_program())'
 
-parts: cluster ## build every real part that tests use: a FerretDB, a Collector, the cluster (once; some minutes)
+parts: cluster ## build every real part that tests use: a FerretDB, a Collector, bots in Rust and Node, the cluster (once; some minutes)
 	PYTHONPATH=tests $(BIN)/python -c 'from support.mongo import ferretdb_program; print(ferretdb_program())'
 	PYTHONPATH=tests $(BIN)/python -c 'from support.collector import program; print(program())'
+	PYTHONPATH=tests $(BIN)/python -c 'from support.other_languages import built_node_bot, built_rust_bot; print(built_node_bot(), built_rust_bot())'
 
 check: $(CHECKS:%=check-%) ## style, types, imports, sizes, coverage, docs
 

