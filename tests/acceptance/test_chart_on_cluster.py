@@ -54,7 +54,7 @@ class Release:
     async def put(self, verb: str, *more: str, **changes: Any) -> None:
         """Install or upgrade, and wait until every manager is ready."""
         file = await asyncio.to_thread(values_file, self.home, self.values | changes)
-        await self.helm(verb, RELEASE, str(CHART), "--values", str(file), "--wait", "--timeout", "2m", *more)
+        await self.helm(verb, RELEASE, str(CHART), "--values", str(file), "--wait", "--timeout", "4m", *more)
 
     async def leader(self) -> dict[str, Any]:
         """The one pod with the label, which the lease names too."""
