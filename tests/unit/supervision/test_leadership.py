@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from spreadpilot_core.ibkr.errors import LeadershipLostError
 from spreadpilot_core.ibkr.model.states import State
 from spreadpilot_core.ibkr.seams import Leadership
 from spreadpilot_core.ibkr.store.in_memory import InMemoryRecords
@@ -115,3 +116,27 @@ async def test_what_a_leader_knew_before_is_not_written_over_what_was_written_si
             await asyncio.sleep(10)
             world.content.is_away = False
             await must_go_on(manager, world)
+
+
+@SHAPES
+@in_made_up_time
+async def test_a_loss_that_two_leaders_find_counts_once(tmp_path: Path, pods: bool) -> None:
+    """The first one has written it down, and lost the lease before the gateway was removed."""
+    async with world_in(tmp_path, pods=pods) as world:
+        world.add("anna")
+        lease = ToldLease()
+
+        def refuse() -> None:
+            raise LeadershipLostError
+
+        async with world.running(lease=lease) as manager:
+            await manager.state(State.READY)
+            manager.runtime.guard = refuse
+            await manager.kill()
+            await until(lambda: manager.supervisor().facts.record.losses == 1)
+            await asyncio.sleep(1)
+            lease.say(Said(held=False))
+            async with world.running(lease=ToldLease()) as other:
+                await until(lambda: world.typed("anna") == 2)
+                await other.state(State.READY)
+                assert other.supervisor().facts.record.losses == 1

@@ -297,11 +297,13 @@ def conclude_life(memory: Memory, conclusion: Conclusion, now: datetime) -> tupl
     if not conclusion.is_loss:
         return replace(memory, not_before=conclusion.not_before or memory.not_before), record
     stable = memory.ready_since is not None and now - memory.ready_since >= timedelta(seconds=STABLE_SESSION)
-    losses = 1 if stable else record.losses + 1
+    lost = memory.life[0] if memory.life is not None else None
+    is_new = lost is None or lost != record.lost_container
+    losses = 1 if stable else record.losses + is_new
     not_before = now + timedelta(seconds=after_loss(losses + (0 if stable else memory.shared_losses)))
-    memory = replace(memory, lost_at=now, loss_counts=True, not_before=not_before)
+    memory = replace(memory, lost_at=now, loss_counts=is_new, not_before=not_before)
     memory = replace(memory, shared_losses=0) if stable else memory
-    return memory, replace(record, losses=losses, last_loss=conclusion.reason.sentence)
+    return memory, replace(record, losses=losses, last_loss=conclusion.reason.sentence, lost_container=lost)
 
 
 def _login_moved(memory: Memory, seen: Observation, now: datetime) -> Memory:

@@ -330,15 +330,17 @@ def _answer(doing: str, status: int, raw: bytes) -> dict[str, Any]:
 
 
 def _guarded_once_connected() -> aiohttp.TraceConfig:
-    """Asks a request's guard when nothing is left to wait for but its answer: a connection may take as long as a process is frozen."""
+    """Asks a request's guard when nothing is left to wait for but its answer: a connection may take as long as a process is frozen.
+
+    The library calls it right before it sends, and closes the connection where it raises.
+    """
 
     async def ask_guard(_session: object, request: SimpleNamespace, _about: object) -> None:
         if request.trace_request_ctx is not None:
             request.trace_request_ctx()
 
     config = aiohttp.TraceConfig()
-    config.on_connection_create_end.append(ask_guard)
-    config.on_connection_reuseconn.append(ask_guard)
+    config.on_request_headers_sent.append(ask_guard)
     config.freeze()
     return config
 

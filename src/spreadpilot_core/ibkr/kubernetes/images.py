@@ -41,6 +41,8 @@ class ImageProbes:
         self._known: dict[str, tuple[str, float]] = {}
         self._probes: dict[str, asyncio.Task[str]] = {}
         self._tasks = Tasks("image probes")
+        self._tidying = asyncio.Lock()
+        self._is_tidy = False
 
     async def at_hand(self, spec: GatewaySpec, naming: Naming) -> Image:
         """The spec's image.
@@ -59,12 +61,16 @@ class ImageProbes:
         """Wait for no look any more."""
         await self._tasks.cancel()
 
-    async def tidy(self, naming: Naming) -> None:
-        """Remove the probes that a manager with this identity left when it was killed."""
-        selector = f"{ROLE}={PROBE},{IDENTITY_DIGEST}={digest(naming.identities.own)}"
-        found = await self._api.ask("list image probes", self._api.place("pods"), query={"labelSelector": selector})
-        for pod in found.get("items") or ():
-            await self._remove(pod)
+    async def _tidy(self, naming: Naming) -> None:
+        """Once, before the first look: remove the probes that a manager with this identity left when it was killed."""
+        async with self._tidying:
+            if self._is_tidy:
+                return
+            selector = f"{ROLE}={PROBE},{IDENTITY_DIGEST}={digest(naming.identities.own)}"
+            found = await self._api.ask("list image probes", self._api.place("pods"), query={"labelSelector": selector})
+            for pod in found.get("items") or ():
+                await self._remove(pod)
+            self._is_tidy = True
 
     async def _probe_once(self, reference: str, naming: Naming) -> str:
         probe = self._probes.get(reference)
@@ -79,6 +85,7 @@ class ImageProbes:
 
     async def _probe(self, reference: str, naming: Naming) -> str:
         api = self._api
+        await self._tidy(naming)
         manifest = image_probe(reference, secrets.token_hex(4), naming=naming, choices=self._choices)
         try:
             pod = await api.create("create an image probe", api.place("pods"), manifest)
@@ -98,7 +105,7 @@ class ImageProbes:
         name = name_of(pod)
         try:
             await self._api.delete(f"remove {name}", self._api.place("pods", name), uid=uid_of(pod), grace=0)
-        except Exception as fault:  # noqa: BLE001  # it ends by itself, and the next start removes it
+        except Exception as fault:  # noqa: BLE001  # it ends by itself, and the next manager removes it
             log.warning("image probe left behind", pod=name, why=str(fault))
 
 

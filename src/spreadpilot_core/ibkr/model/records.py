@@ -176,6 +176,8 @@ class Record:
     """Gateways lost after a good login, one after the other without a stable session in between."""
     last_loss: str = ""
     """How the last of them was lost (a sentence)."""
+    lost_container: ContainerId | None = None
+    """Its container: the next manager may find it again, and counts it no second time."""
     ended_with_manager: bool = False
     """The last gateway was stopped since its manager ended: a program that stops its gateways pays for each start."""
     last_login_at: datetime | None = None
