@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from spreadpilot_core.ibkr.errors import NoSpaceError, RuntimeUnavailableError, SettingsError
+from spreadpilot_core.ibkr.errors import LeadershipLostError, NoSpaceError, RuntimeUnavailableError, SettingsError
 from spreadpilot_core.ibkr.runtimes.docker import engine as engine_module
 from spreadpilot_core.ibkr.runtimes.docker.engine import Engine, EngineRefusedError
 from spreadpilot_core.ibkr.runtimes.docker.images import PullProgress
@@ -286,3 +286,55 @@ async def test_a_pull_whose_line_has_no_end_fails_alone(tmp_path: Path) -> None:
             async for _ in engine.pull("r/x:y", None):
                 pass
         assert (await engine.facts())["Version"] == "99.1"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda engine: engine.create_container("alice", {}),
+        lambda engine: engine.start_container("c" * 64),
+        lambda engine: engine.stop_container("c" * 64, grace=1),
+        lambda engine: engine.kill_container("c" * 64),
+        lambda engine: engine.delete_container("c" * 64),
+    ],
+    ids=["create", "start", "stop", "kill", "delete"],
+)
+async def test_leadership_that_is_lost_while_it_connects(
+    tmp_path: Path, change: Callable[[Engine], Awaitable[object]]
+) -> None:
+    """A process can be frozen in there for longer than its lease lasts: nothing that changes anything is sent."""
+    is_leader = True
+
+    def must_act() -> None:
+        if not is_leader:
+            raise LeadershipLostError
+
+    engine = Engine(str(tmp_path / "s"))
+    engine.guard = must_act
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as first_in_line:
+        listening.bind(engine.socket)
+        listening.listen()
+        await asyncio.gather(engine.open(), asyncio.to_thread(say_version_twice, listening))
+        listening.listen(0)
+        first_in_line.connect(engine.socket)
+        asked = asyncio.ensure_future(change(engine))
+        await asyncio.sleep(0.1)  # nobody lets it in
+        assert not asked.done()
+        is_leader = False
+        listening.accept()[0].close()
+        let_in = (await asyncio.to_thread(listening.accept))[0]
+        with pytest.raises(LeadershipLostError):
+            await asked
+        assert await asyncio.to_thread(let_in.recv, 1) == b""
+        let_in.close()
+    await engine.close()
+
+
+def say_version_twice(listening: socket.socket) -> None:
+    """The library asks once for itself. Each connection is closed afterwards."""
+    body = b'{"Version": "99.1", "ApiVersion": "1.41"}'
+    for _ in range(2):
+        with listening.accept()[0] as connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 x\r\nContent-Type: application/json\r\nConnection: close\r\n")
+            connection.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))

@@ -12,6 +12,7 @@ import errno
 import json
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import aiodocker
@@ -19,6 +20,7 @@ import aiohttp
 from aiodocker.utils import compose_auth_header
 from aiodocker.volumes import DockerVolume
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 
 from spreadpilot_core.ibkr.errors import LaunchError, NoSpaceError, RuntimeUnavailableError
 from spreadpilot_core.ibkr.seams import unguarded
@@ -60,12 +62,23 @@ class EngineRefusedError(LaunchError):
         return self.status == 404 or (self.is_conflict and "marked for removal" in self.said)  # noqa: PLR2004  # HTTP
 
 
+_ASKED_FIRST: ContextVar[Callable[[], None]] = ContextVar("_ASKED_FIRST", default=unguarded)
+"""The guard of the request that is being made, asked once there is a connection to send it on: a process may be frozen before."""
 _TURNED_AWAY = 0.01
 """Seconds until an engine that has too many connections waiting is tried again; the request's own timeout ends it."""
 
 
 class _TrustedConnector(aiohttp.UnixConnector):
     """Connects to an engine that runs as root or as our own user, and to nothing that was put in its place."""
+
+    async def connect(self, *arguments: Any, **more: Any) -> Connection:
+        connection = await super().connect(*arguments, **more)
+        try:
+            _ASKED_FIRST.get()()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     async def _create_connection(self, *arguments: Any, **more: Any) -> ResponseHandler:
         while True:
@@ -97,7 +110,7 @@ class Engine:
         self._connector: aiohttp.UnixConnector | None = None
         self._streams: set[aiohttp.ClientResponse] = set()
         self.guard: Callable[[], None] = unguarded
-        """Called right before each request that creates, starts, stops or removes a container."""
+        """Called right before each request that creates, starts, stops or removes a container, once there is a connection to send it on."""
 
     async def open(self) -> None:
         """Connect and agree on an API version; open already: agree again (the engine may have been replaced).
@@ -182,32 +195,29 @@ class Engine:
 
     async def create_container(self, name: str, config: Mapping[str, Any]) -> str:
         """Create one and give its id. A taken name is refused with 409."""
-        async with self._asking(f"create the container {name}"):
-            self.guard()
+        async with self._asking(f"create the container {name}", guard=self.guard):
             return (await self._client.containers.create(config, name=name)).id
 
     async def start_container(self, container_id: str) -> None:
         """Start it; started already: fine."""
-        async with self._asking(f"start the container {container_id[:12]}"):
-            self.guard()
+        async with self._asking(f"start the container {container_id[:12]}", guard=self.guard):
             await self._client.containers.container(container_id).start()
 
     async def stop_container(self, container_id: str, *, grace: float) -> None:
         """SIGTERM, after `grace` seconds SIGKILL; returns when it has ended."""
-        async with self._asking(f"stop the container {container_id[:12]}", seconds=grace + _ANSWER_SECONDS):
-            self.guard()
+        async with self._asking(
+            f"stop the container {container_id[:12]}", seconds=grace + _ANSWER_SECONDS, guard=self.guard
+        ):
             await self._client.containers.container(container_id).stop(t=max(1, round(grace)))
 
     async def kill_container(self, container_id: str) -> None:
         """SIGKILL."""
-        async with self._asking(f"kill the container {container_id[:12]}"):
-            self.guard()
+        async with self._asking(f"kill the container {container_id[:12]}", guard=self.guard):
             await self._client.containers.container(container_id).kill()
 
     async def delete_container(self, container_id: str) -> None:
         """Remove it, by force, with its anonymous volumes; named ones stay."""
-        async with self._asking(f"remove the container {container_id[:12]}"):
-            self.guard()
+        async with self._asking(f"remove the container {container_id[:12]}", guard=self.guard):
             await self._client.containers.container(container_id).delete(force=True, v=True)
 
     async def put_archive(self, container_id: str, path: str, archive: bytes) -> None:
@@ -337,11 +347,17 @@ class Engine:
         return self._client.volumes
 
     @asynccontextmanager
-    async def _asking(self, doing: str, *, seconds: float | None = None) -> AsyncIterator[None]:
+    async def _asking(
+        self, doing: str, *, seconds: float | None = None, guard: Callable[[], None] = unguarded
+    ) -> AsyncIterator[None]:
         seconds = seconds or self._patience
-        with _translated(doing, self.socket, seconds=seconds):
-            async with asyncio.timeout(seconds):
-                yield
+        asked_before = _ASKED_FIRST.set(guard)
+        try:
+            with _translated(doing, self.socket, seconds=seconds):
+                async with asyncio.timeout(seconds):
+                    yield
+        finally:
+            _ASKED_FIRST.reset(asked_before)
 
 
 @contextmanager
