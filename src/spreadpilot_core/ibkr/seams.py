@@ -326,8 +326,8 @@ class GatewayRuntime(Protocol):
     """
 
     guard: Callable[[], None]
-    """Called right before each request that creates, starts, stops or removes a container, with nothing of our own awaited in
-    between (only the way to the engine may still have to be opened); what it raises ends the call. By itself it does nothing.
+    """Called right before each request that creates, starts, stops or removes a container, once there is a connection to send it
+    on and with nothing awaited in between; what it raises ends the call. By itself it does nothing.
     """
 
     identities: Identities
