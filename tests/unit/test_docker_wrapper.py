@@ -295,6 +295,19 @@ def test_the_commands_exit_code_is_the_containers(container: Make, controller: C
     assert [made.out, made.err][STREAM[controller] - 1].read_bytes() == b"error: last words"
 
 
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_a_command_that_ends_before_the_relay_has_begun_gives_its_own_code(
+    container: Make, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the wrapper took whoever had `/dev/null` open for one that writes to the relay: itself."""
+    opens = "exec </proc/self/fd/9 9<&-"
+    monkeypatch.setitem(globals(), "WRAPPER", WRAPPER.replace(opens, f"sleep 0.5; {opens}", 1))
+    assert f"sleep 0.5; {opens}" in WRAPPER
+    made = container(controller, "sh", "-c", f"echo told >&{STREAM[controller]}; exit 7")
+    assert made.ends() == 7
+    assert b"told" in made.out.read_bytes() + made.err.read_bytes()
+
+
 def test_a_command_that_was_killed_gives_the_signals_code(container: Make) -> None:
     """As an init process tells it: 128 and the signal."""
     assert container("ibc", *python("os.kill(os.getpid(), signal.SIGKILL)")).ends() == 137

@@ -136,7 +136,9 @@ while :; do
 done
 trap '' HUP INT QUIT USR1 USR2 ALRM TERM CONT WINCH
 
-# What still writes there would be killed with this shell anyway; now the relay comes to the end of what was written.
+# What still writes there would be killed with this shell anyway; now the relay comes to the end of what was written. A
+# command may end before the relay has begun: until its input is the pipe, whoever holds another's would be killed for it.
+while [ -e "/proc/$relay/fd/0" ] && ! [ -p "/proc/$relay/fd/0" ]; do :; done
 for held in /proc/[0-9]*/fd/[1-9]*; do
   [ "$held" -ef "/proc/$relay/fd/0" ] || continue
   held=${held#/proc/}
