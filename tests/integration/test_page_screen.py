@@ -233,7 +233,7 @@ async def test_a_last_picture_is_loaded_when_it_is_unfolded_and_not_before(addre
         await expect(page.locator("#log")).to_be_visible()
         assert "picture-open" not in [each["act"] for each in address.audited.lines]
         await summary.click()
-        await page.wait_for_function("document.querySelector('details.picture img').naturalWidth == 40")
+        await expect(image).to_have_js_property("naturalWidth", 40, timeout=PATIENCE * 1000)
         await expect(image).to_be_visible()
         assert [each["act"] for each in address.audited.lines].count("picture-open") == 1
         await browser.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from real_parts.kubernetes.pki import Authority
@@ -21,8 +22,9 @@ class Certificates:
 
 
 def make_certificates(directory: Path) -> Certificates:
-    """Write them all below `directory`; the server is loopback's."""
-    authority, stranger = (Authority(directory / name, name) for name in ("authority", "stranger"))
+    """Write them all below `directory`, good for a day; the server is loopback's."""
+    day = timedelta(days=1)
+    authority, stranger = (Authority(directory / name, name, life=day) for name in ("authority", "stranger"))
     files = {}
     for name in ("server", "client"):
         authority.sign(name, name, addresses=["127.0.0.1"])

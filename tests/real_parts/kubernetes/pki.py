@@ -13,14 +13,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_LIFE = timedelta(days=30)
+_MONTH = timedelta(days=30)
 
 
 class Authority:
     """Signs what `directory` holds afterwards: NAME.crt and NAME.key."""
 
-    def __init__(self, directory: Path, name: str = "gateway-manager-tests") -> None:
+    def __init__(self, directory: Path, name: str = "gateway-manager-tests", *, life: timedelta = _MONTH) -> None:
+        """`life`: how long what it signs is valid."""
         self.directory = directory
+        self._life = life
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -103,7 +105,7 @@ class Authority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + _LIFE)
+            .not_valid_after(now + self._life)
         )
 
     def _write(self, name: str, content: bytes) -> Path:
