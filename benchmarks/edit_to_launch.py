@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pymongo
@@ -76,16 +75,16 @@ async def streamed(edits: int) -> list[float]:
 @contextmanager
 def _records_elsewhere(followers: MongoFollowers) -> Iterator[None]:
     """Followers from here, all else in the embedded store; `wiring` is the one seam at which the two can be put together."""
-    usual = wiring.store
+    usual = wiring.stores
 
-    def make(settings: Settings, **rest: Any) -> Stores:
+    def stores(settings: Settings, **rest: Any) -> Stores:
         return replace(local_store.make(settings, **rest), followers=followers)
 
-    wiring.store = lambda _: SimpleNamespace(make=make)  # type: ignore[assignment]  # of a store only this is asked
+    wiring.stores = stores
     try:
         yield
     finally:
-        wiring.store = usual
+        wiring.stores = usual
 
 
 async def _edits(here: Place, edit: Edit, *, pause: float) -> list[float]:
