@@ -118,6 +118,14 @@ async def test_one_container_that_makes_no_sense_harms_its_own_follower_alone(
         assert anna is None or anna.faults == (answers.SENSELESS,) or anna.name
 
 
+async def test_a_list_of_a_large_fleet_is_as_good_as_any(host: SenselessHost, runtime: SimulatedRuntime) -> None:
+    """Some megabytes: with 1,664 gateways a fleet once stopped growing."""
+    names = [f"f{number}" for number in range(5000)]
+    made = [{**CONTAINER, "id": name, "name": f"gw-{name}", "follower_id": name} for name in names]
+    host.answer = {"ok": True, "containers": made, "foreign": []}
+    assert [each.follower_id for each in await runtime.list()] == names
+
+
 @pytest.mark.parametrize("answer", [*NONSENSE, b"\xff\n", b"no json\n", b"", {"error": 7}, {"error": "port_taken"}])
 async def test_an_answer_that_makes_no_sense_is_an_engine_that_is_away(
     host: SenselessHost, runtime: SimulatedRuntime, answer: Any

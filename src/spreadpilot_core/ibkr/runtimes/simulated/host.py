@@ -21,7 +21,7 @@ from typing import Any, Self
 from spreadpilot_core.ibkr.errors import RuntimeUnavailableError
 from spreadpilot_core.ibkr.seams import unguarded
 from spreadpilot_core.ibkr.simulator.engine.files import read_address
-from spreadpilot_core.ibkr.simulator.engine.language import LONGEST_LINE, PROTOCOL
+from spreadpilot_core.ibkr.simulator.engine.language import LONGEST_ANSWER, LONGEST_LINE, PROTOCOL
 from spreadpilot_core.ibkr.system.peers import UntrustedError, must_be_ours, must_be_trusted
 from spreadpilot_core.ibkr.telemetry import get_logger
 
@@ -131,16 +131,19 @@ class HostClient:
         self, request: Mapping[str, Any], *, within: float = _ANSWER_WITHIN, guard: Callable[[], None] = unguarded
     ) -> Answer:
         """One request on a connection of its own, sent when `guard` lets it. Raises `RuntimeUnavailableError`."""
-        async with self.connection() as connection:
+        async with self.connection(longest=LONGEST_ANSWER) as connection:
             guard()
             return await connection.ask(request, within=within)
 
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A greeted connection, to a host that is started when there is none and it may be. Raises `RuntimeUnavailableError`."""
+    async def connection(self, *, longest: int = LONGEST_LINE) -> AsyncIterator[Connection]:
+        """A greeted connection, to a host that is started when there is none and it may be. Raises `RuntimeUnavailableError`.
+
+        A line that is sent on it has at most `longest` bytes.
+        """
         writer: asyncio.StreamWriter | None = None
         try:
-            reader, writer = await self._reach()
+            reader, writer = await self._reach(longest)
             self._open.add(writer)
             yield Connection(reader, writer)
         finally:
@@ -148,13 +151,13 @@ class HostClient:
                 self._open.discard(writer)
                 writer.transport.abort()
 
-    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if (streams := await self._try()) is not None:
+    async def _reach(self, longest: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if (streams := await self._try(longest)) is not None:
             return streams
         async with self._starting:
             for _ in range(_STARTS):
                 self.socket = await asyncio.to_thread(self._found)
-                if (streams := await self._try()) is not None:
+                if (streams := await self._try(longest)) is not None:
                     return streams
                 if not self._may_start:
                     raise NoHostError(f"No host of simulated gateways runs in {self._directory}.")
@@ -173,14 +176,14 @@ class HostClient:
             raise _unavailable(error.strerror or str(error)) from error
         return address.socket
 
-    async def _try(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    async def _try(self, longest: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """A greeted connection to the host as far as its address is known; None when none greets back."""
         if self.closed:
             raise _unavailable("this runtime is closed")
         if not self.socket:
             return None
         try:
-            reader, writer = await asyncio.open_unix_connection(self.socket, limit=LONGEST_LINE)
+            reader, writer = await asyncio.open_unix_connection(self.socket, limit=longest)
         except OSError:
             return None
         try:

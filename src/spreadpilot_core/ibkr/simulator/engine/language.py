@@ -21,4 +21,6 @@ from __future__ import annotations
 PROTOCOL = 2
 """Raised with every change that an older client or host would misunderstand."""
 LONGEST_LINE = 1 << 20
-"""Bytes."""
+"""Bytes of a request, and of what a stream tells at once."""
+LONGEST_ANSWER = 1 << 26
+"""Bytes: a list has some 600 for each container."""
