@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,11 +53,17 @@ class Container:
     """The wrapper with one command, as the engine runs it, but for the walls around it."""
 
     def __init__(
-        self, directory: Path, shell: str, controller: Controller | None, *command: str, left: int | None = None
+        self,
+        directory: Path,
+        shell: str,
+        controller: Controller | None,
+        *command: str,
+        left: int | None = None,
+        wrapper: str = WRAPPER,
     ) -> None:
         self.kernel = directory / "net"
         self.kernel.mkdir()
-        script = WRAPPER.replace(SECRET_DIRECTORY, str(directory)).replace("/proc/net/", f"{self.kernel}/")
+        script = wrapper.replace(SECRET_DIRECTORY, str(directory)).replace("/proc/net/", f"{self.kernel}/")
         contract = IBC if controller == "ibc" else IBCONTROLLER
         environment = {"PATH": "/bin:/usr/bin"} | ({contract.password_file_variable: "x"} if controller else {})
         environment |= {LOGINS_LEFT_VARIABLE: str(left)} if left is not None else {}
@@ -106,8 +113,8 @@ def container_fixture(tmp_path: Path, shell: str) -> Iterator[Make]:
     """Makes containers, and ends them."""
     made: list[Container] = []
 
-    def make(controller: Controller | None, *command: str, left: int | None = None) -> Container:
-        made.append(Container(tmp_path, shell, controller, *command, left=left))
+    def make(controller: Controller | None, *command: str, **more: Any) -> Container:
+        made.append(Container(tmp_path, shell, controller, *command, **more))
         return made[-1]
 
     yield make
@@ -297,13 +304,13 @@ def test_the_commands_exit_code_is_the_containers(container: Make, controller: C
 
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_a_command_that_ends_before_the_relay_has_begun_gives_its_own_code(
-    container: Make, controller: Controller, monkeypatch: pytest.MonkeyPatch
+    container: Make, controller: Controller
 ) -> None:
     """Once the wrapper took whoever had `/dev/null` open for one that writes to the relay: itself."""
     opens = "exec </proc/self/fd/9 9<&-"
-    monkeypatch.setitem(globals(), "WRAPPER", WRAPPER.replace(opens, f"sleep 0.5; {opens}", 1))
-    assert f"sleep 0.5; {opens}" in WRAPPER
-    made = container(controller, "sh", "-c", f"echo told >&{STREAM[controller]}; exit 7")
+    assert opens in WRAPPER
+    late = WRAPPER.replace(opens, f"sleep 0.5; {opens}", 1)
+    made = container(controller, "sh", "-c", f"echo told >&{STREAM[controller]}; exit 7", wrapper=late)
     assert made.ends() == 7
     assert b"told" in made.out.read_bytes() + made.err.read_bytes()
 
