@@ -42,7 +42,7 @@ from spreadpilot_core.ibkr.supervision import fleet, gateway_view
 from spreadpilot_core.ibkr.supervision.ledger import Ledger
 from spreadpilot_core.ibkr.supervision.services import Services
 from spreadpilot_core.ibkr.supervision.supervisor import GatewaySupervisor
-from support.home import PATIENCE, Home, eventually, seen
+from support.home import PATIENCE, Home, eventually, running, seen
 from support.runtimes import host_of
 
 ANNA, BEN = FollowerId("anna"), FollowerId("ben")
@@ -61,16 +61,6 @@ async def runtime(home: Home) -> AsyncIterator[SimulatedRuntime]:
     await client.open()
     yield client
     await client.close()
-
-
-@contextlib.asynccontextmanager
-async def running(home: Home, **settings: Any) -> AsyncIterator[GatewayManager]:
-    manager = home.manager(**settings)
-    await manager.start()
-    try:
-        yield manager
-    finally:
-        await manager.stop()
 
 
 def services_of(manager: GatewayManager) -> Services:

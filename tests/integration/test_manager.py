@@ -35,7 +35,7 @@ from spreadpilot_core.ibkr.model.records import ContainerId
 from spreadpilot_core.ibkr.model.states import GatewayStatus, State
 from spreadpilot_core.ibkr.supervision.services import spec_for
 from spreadpilot_core.ibkr.wiring import open_records
-from support.home import PATIENCE, Home, eventually, seen
+from support.home import PATIENCE, Home, eventually, running, seen
 from support.ports import free_ports
 
 
@@ -44,16 +44,6 @@ async def home() -> AsyncIterator[Home]:
     place = Home()
     yield place
     await place.end()
-
-
-@contextlib.asynccontextmanager
-async def running(home: Home, **settings: object) -> AsyncIterator[GatewayManager]:
-    manager = home.manager(**settings)
-    await manager.start()
-    try:
-        yield manager
-    finally:
-        await manager.stop()
 
 
 async def ready(manager: GatewayManager, *follower_ids: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -23,7 +22,7 @@ from spreadpilot_core.ibkr.runtimes.simulated.runtime import SimulatedRuntime
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.simulator.engine.files import SCRIPTS
 from spreadpilot_core.ibkr.store.local.records import LocalRecords
-from support.home import PATIENCE, Home, eventually, seen
+from support.home import PATIENCE, Home, eventually, running, seen
 
 ANNA, BERT, CARL = FollowerId("anna"), FollowerId("bert"), FollowerId("carl")
 
@@ -42,16 +41,6 @@ async def runtime(home: Home) -> AsyncIterator[SimulatedRuntime]:
     await client.open()
     yield client
     await client.close()
-
-
-@contextlib.asynccontextmanager
-async def running(home: Home, **settings: Any) -> AsyncIterator[GatewayManager]:
-    manager = home.manager(**settings)
-    await manager.start()
-    try:
-        yield manager
-    finally:
-        await manager.stop()
 
 
 async def state(manager: GatewayManager, wanted: State, follower_id: str = ANNA, *, within: float = PATIENCE) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -22,7 +20,7 @@ from spreadpilot_core.ibkr.model.states import State
 from spreadpilot_core.ibkr.runtimes.simulated.runtime import SimulatedRuntime
 from spreadpilot_core.ibkr.simulator.engine.files import read_address
 from spreadpilot_core.ibkr.wiring import open_records
-from support.home import Home, eventually, seen
+from support.home import Home, eventually, running, seen
 
 ANNA = FollowerId("anna")
 
@@ -41,16 +39,6 @@ async def runtime(home: Home) -> AsyncIterator[SimulatedRuntime]:
     await client.open()
     yield client
     await client.close()
-
-
-@contextlib.asynccontextmanager
-async def running(home: Home, **settings: Any) -> AsyncIterator[GatewayManager]:
-    manager = home.manager(**settings)
-    await manager.start()
-    try:
-        yield manager
-    finally:
-        await manager.stop()
 
 
 async def state(manager: GatewayManager, wanted: State, follower_id: str = ANNA) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,17 @@ class Home:
                 await runtime.remove(gateway.container_id, grace=0)
             await runtime.close()
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def running(home: Home, **settings: Any) -> AsyncIterator[GatewayManager]:
+    """A started manager of this home; it is stopped at the end, with its gateways."""
+    manager = home.manager(**settings)
+    await manager.start()
+    try:
+        yield manager
+    finally:
+        await manager.stop()
 
 
 async def eventually(condition: Callable[[], bool], what: object = "", *, within: float = PATIENCE) -> None:
