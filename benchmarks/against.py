@@ -1,11 +1,14 @@
 """This tree against an older commit: `get_client` and large fleets of both, in turn, in one run.
 
-    python -m benchmarks.against COMMIT [--gateways 300,1000] [--rounds 3] [--json FILE]
+    python -m benchmarks.against COMMIT [--gateways 300,1000] [--rounds 3] [--parallel-starts N] [--json FILE]
 
 The commit is checked out beside (a git worktree in a temporary directory, removed afterwards), and each tree runs its own benchmarks
 on its own `src` with this interpreter and its packages. Which of the two runs first changes from round to round, so that
 whatever else the machine does slows both alike. A ratio above 1 means that this tree takes more; it is the median of the rounds'
-ratios. Figures that only one of them has are left out; a benchmark that fails in one tree loses no other's figures.
+ratios. With the default of `parallel_starts` a fleet's start is as long as its gateways need to their login window, four at a
+time, in a tree that holds a place so long, and nothing of what the manager takes is seen: both have as many places as there are
+gateways unless `--parallel-starts` says otherwise. Figures that only one of them has are left out; a benchmark that fails in one
+tree loses no other's figures.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.support.figures import number
-from benchmarks.support.running import run_module, told
+from benchmarks.support.running import run_python, told
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 3600.0
@@ -40,9 +43,21 @@ OLD_NAMES = {
     "from all sockets closed until all are ready": "cut_off_seconds",
     "loop lag while heartbeats run, median": "living_lag_median",
     "loop lag while heartbeats run, p99": "living_lag_p99",
+    "processor taken while connecting": "connecting_processor",
     "processor taken while heartbeats run": "living_processor",
+    "processor taken after all sockets closed": "cut_off_processor",
 }
 """What values were called when a benchmark ended with one list of them."""
+
+RUNNER = (
+    "-c",
+    (
+        "import runpy, sys; from spreadpilot_core.ibkr.settings import Settings;"
+        " Settings.model_fields['parallel_starts'].default = int(sys.argv.pop(1));"
+        " runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+    ),
+)
+"""Runs a benchmark's module with another default of `parallel_starts`, in a tree that has no option for it."""
 
 Pairs = list[tuple[float, float]]
 """The commit's and this tree's, round by round."""
@@ -59,16 +74,20 @@ def main() -> int:
     parser.add_argument("--gateways", default="300,1000", help="sizes of fleets, by commas; none with an empty text")
     parser.add_argument("--watch", type=float, default=35.0, help="seconds over which heartbeats are watched")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--parallel-starts", type=int, metavar="N", help="in both trees; as many as gateways without it"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()
-    runs = {"get_client": ["benchmarks.get_client"]}
+    runs = {"get_client": (["benchmarks.get_client"], 1)}
     for size in filter(None, given.gateways.split(",")):
-        runs[f"{size} gateways"] = ["benchmarks.large_fleet", "--gateways", size, "--watch", str(given.watch)]
+        command = ["benchmarks.large_fleet", "--gateways", size, "--watch", str(given.watch)]
+        runs[f"{size} gateways"] = command, given.parallel_starts or int(size)
     found: dict[str, dict[str, Pairs]] = {}
     failed = False
     with checked_out(given.commit) as folder:
-        for name, command in runs.items():
-            found[name], broken = compare(command, folder, rounds=given.rounds)
+        for name, (command, places) in runs.items():
+            found[name], broken = compare([*RUNNER, str(places), *command], folder, rounds=given.rounds)
             failed = failed or broken
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(table(found, given.commit))
@@ -94,11 +113,12 @@ def compare(command: Sequence[str], folder: Path, *, rounds: int) -> tuple[dict[
     """The values that both trees have, by name, and whether a run failed."""
     pairs: dict[str, Pairs] = defaultdict(list)
     failed = False
+    shown = " ".join(command[len(RUNNER) + 1 :])
     for each in range(rounds):
         trees = [folder, ROOT] if each % 2 == 0 else [ROOT, folder]
         found = {}
         for tree in trees:
-            print(f"round {each + 1}: {' '.join(command)} in {tree}", file=sys.stderr, flush=True)
+            print(f"round {each + 1}: {shown} in {tree}", file=sys.stderr, flush=True)
             found[tree], broken = values_in(tree, command)
             failed = failed or broken
         for name in found[folder].keys() & found[ROOT].keys():
@@ -115,20 +135,23 @@ def values_in(tree: Path, command: Sequence[str]) -> tuple[dict[str, float], boo
     ).stdout.strip()
     if not Path(runs).is_relative_to(tree):
         raise RuntimeError(f"{tree} would run {runs}")
-    lines, exit_code, last_words = run_module(command, within=LONGEST, folder=tree, environment=environment)
+    lines, exit_code, last_words = run_python(command, within=LONGEST, folder=tree, environment=environment)
     if exit_code != 0:
         print(f"Failed in {tree}: {last_words}", file=sys.stderr)
     return named_values(lines), exit_code != 0
 
 
 def named_values(lines: Sequence[str]) -> dict[str, float]:
-    """The values of a benchmark's output, of today's form or of the form with one list at the end."""
+    """The values of a benchmark's output, of today's form or of the form with one list at the end, and processor time in seconds."""
     figures, _ = told(lines)
     found = {name: float(value["value"]) for each in figures for name, value in each["values"].items()}
-    if found or not lines or not lines[-1].startswith("["):
-        return found
-    listed: list[dict[str, Any]] = json.loads(lines[-1])
-    return {OLD_NAMES[each["name"]]: float(each["value"]) for each in listed if each["name"] in OLD_NAMES}
+    if not found and lines and lines[-1].startswith("["):
+        listed: list[dict[str, Any]] = json.loads(lines[-1])
+        found = {OLD_NAMES[each["name"]]: float(each["value"]) for each in listed if each["name"] in OLD_NAMES}
+    for phase in ("connecting", "cut_off"):
+        if (share := found.pop(f"{phase}_processor", None)) is not None and f"{phase}_seconds" in found:
+            found[f"{phase}_processor_seconds"] = share / 100 * found[f"{phase}_seconds"]
+    return found
 
 
 def table(found: dict[str, dict[str, Pairs]], commit: str) -> Table:

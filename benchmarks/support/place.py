@@ -118,9 +118,9 @@ async def until_all_ready(manager: GatewayManager, followers: Sequence[str]) -> 
     waiting = list(followers)
     async with asyncio.timeout(max(LONGEST, LONGEST_EACH * len(followers))):
         while waiting:
-            if manager.is_healthy(waiting[-1]):
-                waiting.pop()  # whoever was ready is looked at no more: asking thousands again and again costs as much as they
-            else:
+            if not manager.is_healthy(waiting[-1]):
                 await asyncio.sleep(0.05)
-        while not all(map(manager.is_healthy, followers)):  # noqa: ASYNC110  # as above
-            await asyncio.sleep(0.5)
+                continue
+            waiting.pop()  # whoever was ready is looked at no more: asking thousands again and again costs as much as they
+            if not waiting:  # but for once, at the end
+                waiting = [each for each in followers if not manager.is_healthy(each)]

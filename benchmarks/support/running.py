@@ -37,16 +37,16 @@ def machine() -> dict[str, Any]:
 
 def run_benchmark(name: str, *, small: bool = False, within: float, folder: Path | None = None) -> dict[str, Any]:
     """All that it told, figures and failures apart, beside what the machine was like."""
-    command = [f"benchmarks.{name}", *(["--small"] if small else [])]
+    command = ["-m", f"benchmarks.{name}", *(["--small"] if small else [])]
     before, begun = machine(), time.monotonic()
-    lines, exit_code, last_words = run_module(command, within=within, folder=folder)
+    lines, exit_code, last_words = run_python(command, within=within, folder=folder)
     figures, failures = told(lines)
     if exit_code is None:
         failures.append({"part": "the rest of it", "failed": True, "why": f"it had not ended after {within:.0f} s"})
     elif exit_code and not any(each["failed"] for each in failures):
         failures.append({"part": "the rest of it", "failed": True, "why": last_words or f"it ended with {exit_code}"})
     return {
-        "command": f"python -m {' '.join(command)}",
+        "command": f"python {' '.join(command)}",
         "small": small,
         **before,
         "seconds": round(time.monotonic() - begun, 1),
@@ -68,15 +68,15 @@ def told(lines: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any
     return figures, failures
 
 
-def run_module(
+def run_python(
     command: Sequence[str], *, within: float, folder: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> tuple[list[str], int | None, str]:
-    """The lines of `python -m …`, its exit code (None: its time was over and it was ended) and its last words.
+    """The lines of `python COMMAND…`, its exit code (None: its time was over and it was ended) and its last words.
 
     What it says on standard error is passed on as it comes.
     """
     with subprocess.Popen(
-        [sys.executable, "-m", *command],
+        [sys.executable, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -110,8 +110,8 @@ def measured_apart(module: str, *arguments: str, within: float, environment: Map
     Raises:
         RuntimeError: it failed, or took too long.
     """
-    command = [f"benchmarks.{module}", "--child", *arguments]
-    lines, exit_code, last_words = run_module(command, within=within, environment=environment)
+    command = ["-m", f"benchmarks.{module}", "--child", *arguments]
+    lines, exit_code, last_words = run_python(command, within=within, environment=environment)
     if exit_code is None:
         raise RuntimeError(f"it had not ended after {within:.0f} s")
     if exit_code or not lines:

@@ -233,7 +233,6 @@ class GatewayManager:
         self,
         follower_id: str,
         timeout: float | None = None,  # noqa: ASYNC109  # promised
-        *,
         require: TradingMode | Literal["paper", "live"] | None = None,
     ) -> Any | None:
         """The follower's connected client, or None.
@@ -256,21 +255,20 @@ class GatewayManager:
             NotStartedError: before `start()` or after `stop()`.
 
         """
-        client = self._ready.get(follower_id)
-        if require is None and client is not None and client.isConnected():
+        try:  # awaited before each order: `.get`, and a parameter by keyword alone, cost as much again as `isConnected`
+            client = self._ready[follower_id]
+        except KeyError:
+            client = None
+        if client is not None and require is None and client.isConnected():
             return client
         required = TradingMode(require) if require is not None else None
         must_be_in(self._fleet, follower_id, required)  # what is known now need not be waited for
         if client is None or not client.isConnected():
             seconds = self.settings.max_startup_time if timeout is None else timeout
-            client = await self._await_client(follower_id, seconds)
+            await await_ready(fleet := self._started("get_client"), follower_id, seconds)
+            client = ready_client(fleet, follower_id)
         must_be_in(self._fleet, follower_id, required)
         return client
-
-    async def _await_client(self, follower_id: str, seconds: float) -> Any | None:
-        fleet = self._started("get_client")
-        await await_ready(fleet, follower_id, seconds)
-        return ready_client(fleet, follower_id)
 
     @property
     def clients(self) -> SharedClients:

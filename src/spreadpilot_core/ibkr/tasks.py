@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -227,20 +228,38 @@ def _tell_failure(task: asyncio.Task[Any]) -> None:
             log.error("task failed", task=task.get_name(), exc_info=error)
 
 
-class OnePerIteration:
-    """`async with` it around work that does not wait: one at a time, each in an iteration of the event loop of its own.
+class FewPerIteration:
+    """Await `enter()` before work that does not wait: so many of them in one iteration of the event loop, the others in the next ones.
 
     When one event wakes hundreds of supervisors (every socket closed at once), each makes a pass within a millisecond,
-    and all of them in one iteration: nothing else is served until the last has. A lock alone would not part them, since
-    nobody waits inside a pass: it is free again before the next one asks. So a turn ends an iteration later. Alone, it
-    costs nothing.
+    and all of them in one iteration: nothing else is served until the last has. One in each iteration would cost
+    hundreds of iterations, and each asks for every socket. They go in the order in which they came; alone, it costs nothing.
     """
 
-    def __init__(self) -> None:
-        self._taken = asyncio.Lock()
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._will_renew = False
 
-    async def __aenter__(self) -> None:
-        await self._taken.acquire()
+    async def enter(self) -> None:
+        """Return in an iteration that has room."""
+        loop = asyncio.get_running_loop()
+        if not self._will_renew:
+            self._will_renew = True
+            loop.call_soon(self._renew)
+        if self._left and not self._waiting:
+            self._left -= 1
+            return
+        mine = loop.create_future()
+        self._waiting.append(mine)
+        await mine  # cancelled after it was let go, its place in this iteration is lost, and no other's
 
-    async def __aexit__(self, *_: object) -> None:
-        asyncio.get_running_loop().call_soon(self._taken.release)
+    def _renew(self) -> None:
+        self._left = self._most
+        while self._left and self._waiting:
+            if not (first := self._waiting.popleft()).done():
+                first.set_result(None)
+                self._left -= 1
+        self._will_renew = self._left < self._most
+        if self._will_renew:
+            asyncio.get_running_loop().call_soon(self._renew)

@@ -190,10 +190,11 @@ class LoginLog:
             self._read_stamped(line, stamped.group(1))
         else:
             self._read_unstamped(line)
-        return self._view != before
+        return self._view is not before and self._view != before
 
     def _read_stamped(self, line: str, text: str) -> None:
-        self._life = replace(self._life, message=None)
+        if self._life.message is not None:
+            self._life = replace(self._life, message=None)
         row, words = self._row_of(text), self._words_of(text)
         if row is None and not is_message(words):
             return
@@ -261,7 +262,8 @@ class LoginLog:
         """Take in what a dialog says: it may tell of what only a human can cure."""
         if self._view.completed:
             return
-        self._life = replace(self._life, message=words if is_message(words) else None)
+        if (message := words if is_message(words) else None) != self._life.message:
+            self._life = replace(self._life, message=message)
         cure = cure_for(words)
         if cure is not None and self._view.cure is None:
             self._change(cure=cure, cure_evidence=_cleaned(words))
@@ -427,7 +429,10 @@ class LoginLog:
             self._change(notices=(*self._view.notices, sentence)[-MOST_NOTICES:])
 
     def _change(self, **changes: Any) -> None:
-        self._view = replace(self._view, **changes)
+        """Most lines change nothing, and a new view costs as much as reading the line."""
+        view = self._view
+        if any(getattr(view, name) != value for name, value in changes.items()):
+            self._view = replace(view, **changes)
 
 
 def _first(rows: Sequence[Row], text: str) -> Row | None:

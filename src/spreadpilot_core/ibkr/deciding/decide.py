@@ -27,7 +27,7 @@ from spreadpilot_core.ibkr.deciding.launching import launching
 from spreadpilot_core.ibkr.deciding.learning import discard_doubted_log, learn
 from spreadpilot_core.ibkr.deciding.logging_in import forget_later, forget_secret, logging_in
 from spreadpilot_core.ibkr.deciding.login_window import start_is_over
-from spreadpilot_core.ibkr.deciding.observation import FleetView, Observation
+from spreadpilot_core.ibkr.deciding.observation import ActionKind, FleetView, Observation
 from spreadpilot_core.ibkr.deciding.removing import INSPECT_CHANGED, changed, over
 from spreadpilot_core.ibkr.deciding.resetting import excused, reset_from
 from spreadpilot_core.ibkr.deciding.restarting import restart
@@ -68,16 +68,15 @@ def decide(before: Memory, seen: Observation, fleet: FleetView, now: datetime) -
         decision = replace(decision, action=INSPECT_CHANGED)
     settle = excused(news.settle, news.record, seen, now)
     over_by_now = start_is_over(news.memory, seen, now)
-    memory = replace(
-        decision.memory,
-        state=decision.state,
-        since=before.since if decision.state is before.state else now,
-    )
+    memory, since = decision.memory, before.since if decision.state is before.state else now
+    if (memory.state, memory.since) != (decision.state, since):
+        memory = replace(memory, state=decision.state, since=since)
+    is_written = news.book_login or (decision.action is not None and decision.action.kind is ActionKind.LAUNCH)
     return replace(
         decision,
         memory=memory,
         settle=settle,
         start_is_over=over_by_now,
         book_login=news.book_login,
-        reset_from=reset_from(seen, now),
+        reset_from=reset_from(seen, now) if is_written else None,
     )

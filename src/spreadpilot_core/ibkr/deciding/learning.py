@@ -170,7 +170,8 @@ def _log_doubted(memory: Memory, seen: Observation, now: datetime) -> Memory:
     connected = connection is not None and connection.is_open
     silent = view.phase in _BEFORE_ITS_END and view.human is None and not connected
     over = not memory.runtime_away and now >= ask_deadline(memory, seen)
-    return replace(memory, doubted=view.phase_serial if silent and over else None)
+    doubted = view.phase_serial if silent and over else None
+    return memory if doubted == memory.doubted else replace(memory, doubted=doubted)
 
 
 def is_doubted(memory: Memory, view: LoginView | None) -> bool:

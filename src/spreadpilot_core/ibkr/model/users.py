@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from functools import lru_cache
 
 _INVISIBLE = frozenset("\N{COMBINING GRAPHEME JOINER}\N{BRAILLE PATTERN BLANK}") | frozenset(
     chr(point)
@@ -24,6 +25,7 @@ _INVISIBLE = frozenset("\N{COMBINING GRAPHEME JOINER}\N{BRAILLE PATTERN BLANK}")
 """Characters without a shape of their own that Unicode does not file under format, control or space."""
 
 
+@lru_cache(maxsize=8192)
 def canonical_user(user: str) -> str:
     """The form in which user names are compared: NFKC, without invisible characters and blanks, without case."""
     before, name = "", user

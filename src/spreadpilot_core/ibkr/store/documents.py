@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
@@ -40,8 +41,7 @@ class Documents(Generic[T]):
 
     def dump(self, thing: T) -> dict[str, Any]:
         """The document of this thing: text, numbers, booleans and None only."""
-        fields = dataclasses.fields(thing)  # type: ignore[arg-type]  # every kind is a dataclass
-        return {field.name: _plain(getattr(thing, field.name)) for field in fields}
+        return _fields_of(thing)
 
     def read(self, document: object, *, where: str, name: str | None = None) -> T:
         """The thing of this document.
@@ -81,7 +81,21 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+def _fields_of(thing: Any) -> dict[str, Any]:
+    names = _names(type(thing))  # type: ignore[arg-type]  # mypy asks a class for the hash of its instances
+    return {name: _plain(getattr(thing, name)) for name in names}
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
 def _plain(value: object) -> object:
+    if value is None or type(value) in (bool, int, float):  # most of them
+        return value
+    if type(value) is str:
+        return _storable(value)
     if isinstance(value, datetime):
         return timestamp(value)
     if isinstance(value, GatewayOptions):
@@ -89,7 +103,7 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return _fields_of(value)
     if isinstance(value, SecretStr):
         return None  # a secret of a follower's record stays where its owner wrote it
     plain = value.value if isinstance(value, Enum) else value

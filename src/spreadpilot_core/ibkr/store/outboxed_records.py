@@ -133,7 +133,7 @@ class OutboxedRecords:
     async def withdraw_login(self, attempt_id: AttemptId, user: str) -> None:
         """Make sure that it is not reserved."""
         entries = [("withdrawal", {"id": attempt_id, "user": user})]
-        await self._write_or_keep(lambda: self._store.withdraw_login(attempt_id, user), entries)
+        await self._write_or_keep(lambda: self._store.withdraw_login(attempt_id, user), lambda: entries)
 
     async def mark_started(self, attempt_id: AttemptId, container_id: ContainerId, at: datetime) -> bool:
         """Write that the container is about to start; False: it must not. Never through the outbox: raises instead."""
@@ -159,8 +159,8 @@ class OutboxedRecords:
 
     async def save(self, record: Record, *, unless_newer: bool = False) -> None:
         """Write one record whole."""
-        document = RECORDS.dump(record)
-        await self._write_or_keep(lambda: self._store.save(record, unless_newer=unless_newer), [("record", document)])
+        write = partial(self._store.save, record, unless_newer=unless_newer)
+        await self._write_or_keep(write, lambda: [("record", RECORDS.dump(record))])
 
     async def settle_login(
         self, attempt_id: AttemptId, outcome: LoginOutcome, at: datetime, *, not_before: datetime | None = None
@@ -173,17 +173,17 @@ class OutboxedRecords:
             "not_before": timestamp(not_before) if not_before else None,
         }
         write = partial(self._store.settle_login, attempt_id, outcome, at, not_before=not_before)
-        await self._write_or_keep(write, [("settlement", document)])
+        await self._write_or_keep(write, lambda: [("settlement", document)])
 
     async def append_history(self, entries: Sequence[HistoryEntry]) -> None:
         """Append it, unless the ids are there."""
-        documents = [("history", HISTORY.dump(each)) for each in entries]
-        await self._write_or_keep(lambda: self._store.append_history(entries), documents)
+        write = partial(self._store.append_history, entries)
+        await self._write_or_keep(write, lambda: [("history", HISTORY.dump(each)) for each in entries])
 
     async def report(self, mappings: Sequence[GatewayMapping]) -> None:
         """Replace the mappings; while the store is away, on its return."""
         self._mappings_due = mappings
-        await self._write_or_keep(self._write_mappings, [])
+        await self._write_or_keep(self._write_mappings, list)
 
     async def _write_mappings(self) -> None:
         if (due := self._mappings_due) is not None:
@@ -192,9 +192,9 @@ class OutboxedRecords:
                 self._mappings_due = None
 
     async def _write_or_keep(
-        self, write: Callable[[], Awaitable[None]], entries: Sequence[tuple[str, Mapping[str, Any]]]
+        self, write: Callable[[], Awaitable[None]], entries: Callable[[], Sequence[tuple[str, Mapping[str, Any]]]]
     ) -> None:
-        """Write now when nothing waits before it; else keep it, in order."""
+        """Write now when nothing waits before it; else keep these entries, in order."""
         async with self._order:
             if self._outbox.size == 0 and self._is_open:
                 try:
@@ -206,7 +206,7 @@ class OutboxedRecords:
                     log.warning("the store is away, what must be written is kept here", error=str(error))
                 else:
                     return
-            await self._keep(entries)
+            await self._keep(entries())
 
     async def _keep(self, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         await self._outbox.append(entries)

@@ -35,7 +35,10 @@ from spreadpilot_core.ibkr.supervision.leases import ClientIdLeases
 from spreadpilot_core.ibkr.supervision.ledger import Ledger
 from spreadpilot_core.ibkr.supervision.our_engine import OurEngine
 from spreadpilot_core.ibkr.system.clock import Clock
-from spreadpilot_core.ibkr.tasks import OnePerIteration
+from spreadpilot_core.ibkr.tasks import FewPerIteration
+
+PASSES_AT_ONCE = 8
+"""Supervisors that make a pass in one iteration of the event loop, each of about half a millisecond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +68,8 @@ class Services:
     engine: OurEngine = field(default_factory=OurEngine)
     instrumentation: Instrumentation = UNMEASURED
     fleet_view: Callable[[], FleetView] = field(default=FleetView)
-    one_per_iteration: OnePerIteration = field(default_factory=OnePerIteration)
-    """Whose loop it is."""
+    passes: FewPerIteration = field(default_factory=lambda: FewPerIteration(PASSES_AT_ONCE))
+    """Whose pass it is in this iteration of the event loop."""
     repetitions: Repetitions = field(default_factory=Repetitions)
     """What was logged of one follower is not logged in full of the next."""
 

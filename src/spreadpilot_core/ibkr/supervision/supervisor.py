@@ -104,21 +104,21 @@ class GatewaySupervisor:
         await asyncio.sleep(1)
 
     async def _reconcile(self) -> None:
-        async with self._services.one_per_iteration:
-            self._wake.clear()
-            asked = self.facts.requests.begin_pass()
-            running, outcome = self.runner.kind, self.runner.outcome
-            seen = observe(self.facts, running=running, outcome=outcome, limits=self._services.limits)
-            if running is ActionKind.LAUNCH:
-                seen = replace(seen, launch_waits=self._services.runtime.waits_for(self.follower_id))
-            decision = decide(self.facts.memory, seen, self._services.fleet_view(), self._services.clock())
-            self._trace.follow(self.decision, decision, seen)
-            with self._trace.current():
-                self._publish(decision, seen)
-                self._begin(decision)
-            self._trace.settle(decision)
-            self.facts.requests.end_pass(asked)
-            self.defect = None
+        await self._services.passes.enter()
+        self._wake.clear()
+        asked = self.facts.requests.begin_pass()
+        running, outcome = self.runner.kind, self.runner.outcome
+        seen = observe(self.facts, running=running, outcome=outcome, limits=self._services.limits)
+        if running is ActionKind.LAUNCH:
+            seen = replace(seen, launch_waits=self._services.runtime.waits_for(self.follower_id))
+        decision = decide(self.facts.memory, seen, self._services.fleet_view(), self._services.clock())
+        self._trace.follow(self.decision, decision, seen)
+        with self._trace.current():
+            self._publish(decision, seen)
+            self._begin(decision)
+        self._trace.settle(decision)
+        self.facts.requests.end_pass(asked)
+        self.defect = None
         await wait_for(self._wake, within=decision.recheck_after)
 
     def wake(self) -> None:
@@ -142,7 +142,7 @@ class GatewaySupervisor:
         record, writes = decision.record, facts.login.is_being_written
         if decision.book_login and writes:  # its turn comes
             record = replace(record, logins_booked=facts.record.logins_booked)
-        if record != facts.record:
+        if record is not facts.record and record != facts.record:
             asked_phone = record.asks_phone and not facts.record.asks_phone
             facts.keep_record(record)
             if asked_phone:  # of a paper login: from now on others of that phone wait for it

@@ -79,7 +79,7 @@ class FileWatch:
                 changes = awatch(
                     self._path.parent,
                     watch_filter=lambda _, path: Path(path).name == name,
-                    debounce=50,
+                    debounce=200,  # of a directory in which others write all the time
                     recursive=False,
                 )
                 async with aclosing(changes):
