@@ -1,12 +1,12 @@
 """A fleet on a real Docker Engine against the bare API: start, adoption, and how soon a killed container is known.
 
-`bare` creates, attaches to and starts as many containers of the same configuration through the same API, as many at once as
-the manager does (4); `runtime` is the Docker runtime alone; `manager` is from `start()` until every gateway's process runs, with
-the login's time left out: settings are as shipped, and logins take as long as real ones. All three find network and settings
-volumes there, as every start but a follower's very first does; `first start ever` is the manager's with neither. The ratio is of the
-medians of all rounds, bare and ours in turn: other work on the machine falsifies it, the manager's own CPU time hardly. `docker
-compose up` of the same containers is timed where it is installed: nobody delivers a password, and it starts as many at once as it
-likes. Rejected logins of both generations say how long a container lives on after the line that tells of it. Needs root and docker.io.
+`bare` creates, attaches to and starts as many containers of the same configuration through the same API; `runtime` is the Docker
+runtime alone; `manager` is from `start()` until every gateway's process runs, with the login's time left out: logins take as long as
+real ones, and settings are as shipped but for `parallel_starts`: with the default each start waits for one of four login windows.
+All three start the whole fleet at once, and find network and settings volumes there, as every start but a follower's very first
+does; `first start ever` is the manager's with neither. The ratio is of the medians of all rounds, bare and ours in turn: other work on
+the machine falsifies it, the manager's own CPU time hardly. `docker compose up` of the same containers is timed where it is
+installed: nobody delivers a password. Rejected logins of both generations say how long a container lives on after the line that tells of it. Needs root and docker.io.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -43,7 +44,6 @@ from support.home import Home
 from support.ports import free_ports, leases
 from support.runtimes import committed
 
-AT_ONCE = 4
 IMAGE = {"SIMULATOR_TIMINGS": "real"}
 """What the gateways' image has in its environment; `--timings` says otherwise."""
 
@@ -108,19 +108,17 @@ async def bare(bench: Bench, count: int) -> float:
     """Seconds for the plain calls."""
     engine = Engine(bench.engine.socket)
     await engine.open()
-    limit = asyncio.Semaphore(AT_ONCE)
 
     async def one(name: str, config: dict[str, Any]) -> None:
-        async with limit:
-            made = await engine.create_container(name, config)
-            delivery_target = {
-                "kind": "docker",
-                "socket": engine.socket,
-                "container": made,
-                "api_version": engine.api_version,
-            }
-            await asyncio.to_thread(deliver, delivery_target, b"password")
-            await engine.start_container(made)
+        made = await engine.create_container(name, config)
+        delivery_target = {
+            "kind": "docker",
+            "socket": engine.socket,
+            "container": made,
+            "api_version": engine.api_version,
+        }
+        await asyncio.to_thread(deliver, delivery_target, b"password")
+        await engine.start_container(made)
 
     wanted = await containers(bench, engine, count)
     begun = time.perf_counter()
@@ -146,15 +144,14 @@ async def through_the_runtime(bench: Bench, count: int, kills: int) -> tuple[flo
     """Seconds for the runtime, and the seconds after which each killed container was known."""
     await begun_before(bench, count)
     runtime = await bench.runtime(ports=leases(count))
-    fleet, limit = specs(bench, count), asyncio.Semaphore(AT_ONCE)
+    fleet = specs(bench, count)
 
     async def secret(target: DeliveryTarget) -> None:
         await asyncio.to_thread(deliver, target.as_json(), b"password")
 
     async def one(number: int, spec: GatewaySpec) -> Gateway:
-        async with limit:
-            await runtime.prepare(spec)
-            return await runtime.launch(spec, 1000 + number, secret=secret, commit=committed)
+        await runtime.prepare(spec)
+        return await runtime.launch(spec, 1000 + number, secret=secret, commit=committed)
 
     begun = time.perf_counter()
     gateways = await asyncio.gather(*(one(number, spec) for number, spec in enumerate(fleet)))
@@ -189,6 +186,7 @@ async def manager_home(bench: Bench, count: int) -> Home:
         "port_range_start": first,
         "port_range_end": first + count - 1,
         "max_startup_time": PATIENCE,
+        "parallel_starts": count,
         "stop_grace": 30.0,
         "log_level": "error",
     }
@@ -245,6 +243,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def measure(findings: Findings, own: OwnEngine, given: Namespace) -> None:
     """Run every round, each thing in turn, and tell."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(given.gateways))  # each delivery is a thread's
     rounds, program, gateways = Rounds(findings, own), compose.installed(), given.gateways
     for _ in range(given.rounds):
         await rounds.take("bare create, attach and start", lambda bench: _bare(bench, gateways))
