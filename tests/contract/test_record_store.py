@@ -122,6 +122,18 @@ async def test_a_late_record_does_not_undo_a_newer_one(under_test: RecordsUnderT
     assert (await store.load()).usable[FollowerId("anna")].client_id == 3
 
 
+async def test_several_records_are_written_in_one_call(store: RecordStore) -> None:
+    """Each whole; of those that were updated later meanwhile none is replaced, and the others are."""
+    await store.save(*(a_record(name, last_words=f"words of {name}", updated_at=NOON) for name in ("anna", "bert")))
+    await store.save(a_record("bert", client_id=2, updated_at=NOON + timedelta(seconds=1)))
+    again = [a_record(name, client_id=7, updated_at=NOON) for name in ("anna", "bert", "cleo")]
+    await store.save(*again, unless_newer=True)
+    await store.save()
+
+    records = (await store.load()).usable
+    assert {name: each.client_id for name, each in records.items()} == {"anna": 7, "bert": 2, "cleo": 7}
+
+
 async def test_a_withdrawn_reservation_was_never_made(store: RecordStore) -> None:
     """Before or after it arrived; what has started, or ended, stays."""
     for number, user in enumerate(("anna", "bert", "cleo"), start=1):

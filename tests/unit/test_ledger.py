@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from spreadpilot_core.ibkr.errors import StoreUnavailableError
+from spreadpilot_core.ibkr.errors import StoreDamagedError, StoreUnavailableError
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode
 from spreadpilot_core.ibkr.model.records import (
@@ -26,7 +26,7 @@ from spreadpilot_core.ibkr.supervision import ledger as module
 from spreadpilot_core.ibkr.supervision.ledger import Ledger, refusal_sentence
 from support.home import PATIENCE, eventually
 
-ANNA, BEN = FollowerId("anna"), FollowerId("ben")
+ANNA, BEN, CLEO = (FollowerId(each) for each in ("anna", "ben", "cleo"))
 NOW = datetime(2026, 11, 24, 14, 0, tzinfo=UTC)
 
 
@@ -61,10 +61,13 @@ class Store:
         self._reach("load")
         return LoadedRecords(self.records)
 
-    async def save(self, record: Record, *, unless_newer: bool = False) -> None:
-        """Write one."""
-        self._reach(f"save {record.follower_id} {record.last_reason}{' unless newer' if unless_newer else ''}")
-        self.records[record.follower_id] = record
+    async def save(self, *records: Record, unless_newer: bool = False) -> None:
+        """Write them."""
+        saved = ", ".join(f"{each.follower_id} {each.last_reason}" for each in records)
+        if any(each.last_reason == "bad" for each in records):
+            raise StoreDamagedError(f"The store can't take {saved}.")
+        self._reach(f"save {saved}{' unless newer' if unless_newer else ''}")
+        self.records |= {each.follower_id: each for each in records}
 
     async def reserve_login(self, attempt: LoginAttempt, limits: LoginLimits) -> LoginRefusal | None:
         """Reserve."""
@@ -119,7 +122,7 @@ async def test_of_several_records_of_one_follower_only_the_newest_is_written(sto
     ledger.keep(record(BEN, "one"))
     await ledger.flush()
 
-    assert store.writes == ["save anna three", "save ben one"]
+    assert store.writes == ["save anna three, ben one"]
 
 
 async def test_what_another_manager_has_written_is_not_written_over(store: Store, ledger: Ledger) -> None:
@@ -139,12 +142,34 @@ async def test_what_another_manager_has_written_is_not_written_over(store: Store
     assert store.writes == ["open", "save anna before unless newer", "load", "save ben after"]
 
 
+async def test_a_record_that_no_store_takes_holds_none_of_the_others_up(
+    store: Store, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are written with it are written, then and later; it is tried again alone, as it is by then."""
+    monkeypatch.setattr(module, "RETRY_AFTER", 0.01)
+    for follower_id, reason in ((ANNA, "one"), (CLEO, "bad"), (BEN, "one")):
+        ledger.keep(record(follower_id, reason))
+    await eventually(lambda: len(store.records) == 2, lambda: store.writes)
+    for reason in ("bad", "bad", "good"):
+        ledger.keep(record(CLEO, reason))
+        ledger.keep(record(ANNA, f"beside {reason}"))
+        await ledger.flush()
+        assert store.records[ANNA].last_reason == f"beside {reason}"
+
+    await eventually(lambda: CLEO in store.records, lambda: store.writes)
+    assert store.records[CLEO].last_reason == "good"
+    ledger.keep(record(CLEO, "with others again"))
+    ledger.keep(record(BEN, "two"))
+    await ledger.flush()
+    assert store.writes[-1] == "save cleo with others again, ben two"
+
+
 async def test_a_record_kept_the_moment_the_writer_ends_is_written_too(store: Store, ledger: Ledger) -> None:
     """The writer has just found nothing left, and its task is still being counted out: the record must not wait for ever."""
     save = store.save
 
-    async def save_and_keep_another(first: Record, *, unless_newer: bool) -> None:
-        await save(first, unless_newer=unless_newer)
+    async def save_and_keep_another(*first: Record, unless_newer: bool = False) -> None:
+        await save(*first, unless_newer=unless_newer)
         store.save = save  # type: ignore[method-assign]
         asyncio.get_running_loop().call_soon(ledger.keep, record(BEN, "late"))
 
@@ -180,7 +205,7 @@ async def test_while_the_store_is_away_everything_is_kept_in_order_and_nobody_lo
         await booking
     await ledger.flush()
 
-    assert store.writes == ["save anna before", "settle failed", "reserve user None", "started c1", "save ben x"]
+    assert store.writes == ["save anna before, ben x", "settle failed", "reserve user None", "started c1"]
     assert ledger.fault is None
 
 

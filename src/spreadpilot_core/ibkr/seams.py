@@ -117,8 +117,11 @@ class Records(Protocol):
     async def load(self) -> LoadedRecords:
         """All records. A damaged one is in `damaged`, never silently dropped, and no error for the others."""
 
-    async def save(self, record: Record, *, unless_newer: bool = False) -> None:
-        """Write one record whole (last writer wins); `unless_newer`: but not in place of one that was updated later."""
+    async def save(self, *records: Record, unless_newer: bool = False) -> None:
+        """Write these records, each whole (last writer wins); `unless_newer`: but not in place of one that was updated later.
+
+        Raises `StoreDamagedError` where one of them can't be taken; the others are written then, or not.
+        """
 
 
 class LoginLedger(Protocol):

@@ -174,12 +174,13 @@ class InMemoryRecords(_Adapter):
         await self._reach_open()
         return parse_records(sorted(self.content.records.items()), where=_WHERE)
 
-    async def save(self, record: Record, *, unless_newer: bool = False) -> None:
-        """Write one record whole."""
+    async def save(self, *records: Record, unless_newer: bool = False) -> None:
+        """Write these records, each whole."""
         await self._reach_open()
-        document, known = RECORDS.dump(record), self.content.records.get(record.follower_id)
-        if not (unless_newer and is_newer(known, document)):
-            self.content.records[record.follower_id] = document
+        for record in records:
+            document, known = RECORDS.dump(record), self.content.records.get(record.follower_id)
+            if not (unless_newer and is_newer(known, document)):
+                self.content.records[record.follower_id] = document
 
     # ------------------------------------------------------------------ logins
 

@@ -157,10 +157,10 @@ class OutboxedRecords:
 
     # ------------------------------------------------------------------ written now, or kept
 
-    async def save(self, record: Record, *, unless_newer: bool = False) -> None:
-        """Write one record whole."""
-        write = partial(self._store.save, record, unless_newer=unless_newer)
-        await self._write_or_keep(write, lambda: [("record", RECORDS.dump(record))])
+    async def save(self, *records: Record, unless_newer: bool = False) -> None:
+        """Write these records, each whole."""
+        write = partial(self._store.save, *records, unless_newer=unless_newer)
+        await self._write_or_keep(write, lambda: [("record", RECORDS.dump(each)) for each in records])
 
     async def settle_login(
         self, attempt_id: AttemptId, outcome: LoginOutcome, at: datetime, *, not_before: datetime | None = None

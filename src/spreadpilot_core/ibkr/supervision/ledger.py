@@ -12,6 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from spreadpilot_core.ibkr.deciding.resetting import outcome_left_open
@@ -70,6 +71,11 @@ class Ledger:
         self._set_aside: list[Write] = []
         """What the store does not take, though it is there: it waits, and holds nobody else up."""
         self._newest: dict[FollowerId, Record] = {}
+        """Records that are not written yet."""
+        self._newest_waits = False
+        """Whether writing them stands in the line."""
+        self._alone: set[FollowerId] = set()
+        """Whose record is written alone, since one of several could not be."""
         self._writing = asyncio.Lock()
         self._tasks = Tasks("ledger")
         self._tell = tell
@@ -132,23 +138,42 @@ class Ledger:
         """
         if not self._is_open or self._is_laid_down or record.follower_id in self._damaged:
             return
-        waits = record.follower_id in self._newest
         self._newest[record.follower_id] = record
-        if not waits:
-            self._later(lambda: self._write_newest(record.follower_id))
+        if not self._newest_waits and record.follower_id not in self._alone:
+            self._newest_waits = True
+            self._later(self._write_newest)
 
     async def save(self, record: Record) -> None:
         """Write this record now, after everything that waits. Raises `StoreUnavailableError`."""
         self.keep(record)
         await self.flush()
 
-    async def _write_newest(self, follower_id: FollowerId) -> None:
-        record = self._newest[follower_id]
-        await self._store.save(record, unless_newer=self._is_laid_down)
-        if self._newest.get(follower_id) is record:
-            del self._newest[follower_id]
-        else:
-            await self._write_newest(follower_id)
+    async def _write_newest(self) -> None:
+        """All records that changed, in one write: hundreds of gateways that start change theirs at the same time."""
+        self._newest_waits = False
+        followers = [each for each in self._newest if each not in self._alone]
+        try:
+            await self._write(*followers)
+        except Exception as error:
+            if _is_away(error):
+                raise
+            self._alone.update(followers)  # the one that can't be written holds none of the others up
+            self._pending.extend(partial(self._write_alone, each) for each in followers)
+
+    async def _write_alone(self, follower_id: FollowerId) -> None:
+        """The newest that there is by then."""
+        await self._write(follower_id)
+        self._alone.discard(follower_id)
+        if follower_id in self._newest:  # it has changed meanwhile
+            self.keep(self._newest[follower_id])
+
+    async def _write(self, *follower_ids: FollowerId) -> None:
+        if not (records := [self._newest[each] for each in follower_ids]):
+            return
+        await self._store.save(*records, unless_newer=self._is_laid_down)
+        for record in records:
+            if self._newest[record.follower_id] is record:
+                del self._newest[record.follower_id]
 
     # ------------------------------------------------------------------ logins
 
@@ -260,7 +285,7 @@ class Ledger:
                 try:
                     await self._pending[0]()
                 except Exception as error:
-                    if isinstance(error, StoreUnavailableError) and not isinstance(error, StoreDamagedError):
+                    if _is_away(error):
                         self.fault = Reason(ReasonCode.STORE_UNAVAILABLE, str(error))
                         raise
                     self._tell(_UNWRITTEN, f"A record could not be written, and is tried again: {error!s:.200}")
@@ -279,6 +304,11 @@ class Ledger:
                 self._pending.extend(self._set_aside)
                 self._set_aside.clear()
         self._tell(_UNWRITTEN, None)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the store itself is, and not one thing that it doesn't take."""
+    return isinstance(error, StoreUnavailableError) and not isinstance(error, StoreDamagedError)
 
 
 def refusal_sentence(refusal: LoginRefusal, user: str) -> str:

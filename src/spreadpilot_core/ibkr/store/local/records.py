@@ -117,17 +117,17 @@ class LocalRecords:
         rows = await self._file.read(_rows("SELECT follower_id, document FROM records ORDER BY follower_id"))
         return parse_records(((str(key), _json_or_none(text)) for key, text in rows), where=str(self._file.path))
 
-    async def save(self, record: Record, *, unless_newer: bool = False) -> None:
-        """Write one record whole."""
-        document = RECORDS.dump(record)
-        row = (record.follower_id, _text(document))
+    async def save(self, *records: Record, unless_newer: bool = False) -> None:
+        """Write these records, all in one transaction."""
+        documents = {record.follower_id: RECORDS.dump(record) for record in records}
 
         def save(connection: sqlite3.Connection) -> None:
-            known = (
-                _rows("SELECT document FROM records WHERE follower_id = ?", row[:1])(connection) if unless_newer else []
-            )
-            if not (known and is_newer(_json_or_none(known[0][0]), document)):
-                _run(connection, "INSERT OR REPLACE INTO records VALUES (?, ?)", row)
+            for follower_id, document in documents.items():
+                query = _rows("SELECT document FROM records WHERE follower_id = ?", (follower_id,))
+                known = query(connection) if unless_newer else []
+                if not (known and is_newer(_json_or_none(known[0][0]), document)):
+                    row = (follower_id, _text(document))
+                    _run(connection, "INSERT OR REPLACE INTO records VALUES (?, ?)", row)
 
         await self._file.write(save)
 

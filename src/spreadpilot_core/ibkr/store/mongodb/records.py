@@ -122,8 +122,12 @@ class MongoRecords:
         """All records, and whose are damaged."""
         return await read_records(self._database)
 
-    async def save(self, record: Record, *, unless_newer: bool = False) -> None:
-        """Write one record whole."""
+    async def save(self, *records: Record, unless_newer: bool = False) -> None:
+        """Write these records, each whole."""
+        for record in records:
+            await self._save(record, unless_newer=unless_newer)
+
+    async def _save(self, record: Record, *, unless_newer: bool) -> None:
         document = RECORDS.dump(record)
         if unless_newer:
             known = await self._database.find(RECORDS_COLLECTION, {"_id": record.follower_id}, fields=["updated_at"])
