@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
+from spreadpilot_core.ibkr import tasks
 from spreadpilot_core.ibkr.errors import NotStartedError, SettingsError
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 from spreadpilot_core.ibkr.http_api import server
 from spreadpilot_core.ibkr.http_api.address import SOCKET, listening_socket
+from spreadpilot_core.ibkr.http_api.on_demand import OnDemand, Part
 from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
 from spreadpilot_core.ibkr.service.client import ControlClient, NoManagerError
 from spreadpilot_core.ibkr.state_dir import HOLDER, LOCK, holder_of
@@ -154,6 +157,77 @@ async def test_a_program_that_ends_in_an_exception_leaves_no_socket(home: Home) 
         await _fails_inside(manager)
     assert not (home.directory / SOCKET).exists()
     await manager.until_ended()
+
+
+async def test_a_web_framework_is_loaded_for_the_first_who_asks(home: Home) -> None:
+    """Not before: a program whose manager nobody asks anything does without; whoever comes first waits a moment, and is answered."""
+    await home.add("anna")
+    program = (
+        "import asyncio, sys\n"
+        "from spreadpilot_core.ibkr import GatewayManager\n"
+        "async def main():\n"
+        f"    async with GatewayManager(**{home.settings | {'state_dir': str(home.directory)}!r}) as manager:\n"
+        "        print(await manager.get_client('anna') is not None, 'fastapi' in sys.modules, flush=True)\n"
+        "        await asyncio.to_thread(sys.stdin.readline)\n"
+        "        print('fastapi' in sys.modules, flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"True False\n"
+    asked = await asyncio.gather(*(_command(home, "status", "--json") for _ in range(3)))
+    assert [each.returncode for each in asked] == [0, 0, 0]
+    assert await process.communicate(b"\n") == (b"True\n", None)
+    assert process.returncode == 0
+    assert not (home.directory / SOCKET).exists()
+
+
+async def test_an_end_while_what_serves_is_being_loaded_leaves_no_socket(tmp_path: Path) -> None:
+    """The thread that loads it can't be cancelled: what it makes too late serves nobody, and whoever waits is told."""
+    loading, go_on = threading.Event(), threading.Event()
+
+    def slowly(listening: socket.socket) -> Sequence[Part]:
+        loading.set()
+        go_on.wait(PATIENCE)
+        return [server.ControlServer(FastAPI(), tmp_path, listening)]
+
+    control = OnDemand(tmp_path, slowly)
+    await control.start()
+    with socket.socket(socket.AF_UNIX) as first:
+        first.settimeout(PATIENCE)
+        first.connect(str(tmp_path / SOCKET))
+        await eventually(loading.is_set)
+        await control.close()
+        go_on.set()
+        with contextlib.suppress(ConnectionError):  # as good as the end
+            assert await asyncio.to_thread(first.recv, 1) == b""
+    assert not (tmp_path / SOCKET).exists()
+    await control.close()
+
+
+async def test_what_can_not_be_loaded_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that is gone from the disk: the notice says so, and ends once it is back."""
+    monkeypatch.setattr(tasks, "RETRY_FIRST", 0.01)
+    notices: dict[str, str | None] = {}
+    broken = [True]
+
+    def make(listening: socket.socket) -> Sequence[Part]:
+        if broken[0]:
+            raise ImportError("no module named fastapi")
+        return [server.ControlServer(FastAPI(), tmp_path, listening)]
+
+    control = OnDemand(tmp_path, make, tell=notices.__setitem__)
+    await control.start()
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / SOCKET))
+    await eventually(lambda: any("fastapi" in (each or "") for each in notices.values()), notices)
+    broken[0] = False
+    writer.write(b"GET /v1/nothing HTTP/1.1\r\nhost: manager\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+    writer.close()
+    await control.close()
+    assert not (tmp_path / SOCKET).exists()
 
 
 async def _fails_inside(manager: GatewayManager) -> None:

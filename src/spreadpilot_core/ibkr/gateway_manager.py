@@ -14,9 +14,10 @@ the event loop that `start()` was awaited on. So does the control socket, which 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Literal, Self
+from functools import partial
+from typing import Any, Literal, Self
 
 from spreadpilot_core.ibkr.errors import (
     AlreadyRunningError,
@@ -31,6 +32,8 @@ from spreadpilot_core.ibkr.errors import (
     UnknownFollowerError,
     WrongTradingModeError,
 )
+from spreadpilot_core.ibkr.http_api.on_demand import Part
+from spreadpilot_core.ibkr.http_api.parts import parts
 from spreadpilot_core.ibkr.model.availability import Availability, summed
 from spreadpilot_core.ibkr.model.events import Event, EventBus
 from spreadpilot_core.ibkr.model.followers import FollowerId, TradingMode
@@ -57,9 +60,6 @@ from spreadpilot_core.ibkr.supervision.supervisor import GatewaySupervisor
 from spreadpilot_core.ibkr.tasks import Tasks, to_its_end
 from spreadpilot_core.ibkr.telemetry import get_logger
 from spreadpilot_core.ibkr.wiring import Wired, open_services_in_thread
-
-if TYPE_CHECKING:
-    from spreadpilot_core.ibkr.http_api.serving import Part
 
 log = get_logger(__name__)
 
@@ -211,9 +211,18 @@ class GatewayManager:
         self._fleet, self._wired, self._ready, self._was_stopped = None, None, {}, True
 
     async def _serve(self, wired: Wired) -> None:
-        for server in await asyncio.to_thread(_parts, self, wired):
-            self._servers.append(server)
-            await server.start()
+        made = partial(
+            parts,
+            self,
+            detach=self.detach_soon,
+            exposition=wired.exposition,
+            shared=wired.shared,
+            auditor=wired.services.auditor,
+            tell=wired.services.notices.tell,
+        )
+        for part in await asyncio.to_thread(made):
+            self._servers.append(part)
+            await part.start()
 
     async def _close_servers(self) -> None:
         while self._servers:
@@ -478,21 +487,3 @@ class GatewayManager:
             fault = self._started(call).roster.faulty[follower_id].fault
             raise LaunchError(f"The record of {follower_id} can't be used: {fault}", hint="Correct it.")
         return self._started(call), supervisor
-
-
-def _parts(manager: GatewayManager, wired: Wired) -> Sequence[Part]:
-    """Loaded and made off the event loop, when they are wanted: they need a web framework."""
-    settings = manager.settings
-    if not settings.control_socket and settings.http_address is None and wired.exposition is None:
-        return ()
-    from spreadpilot_core.ibkr.http_api.serving import parts  # noqa: PLC0415
-
-    return parts(
-        manager,
-        settings,
-        detach=manager.detach_soon,
-        exposition=wired.exposition,
-        shared=wired.shared,
-        auditor=wired.services.auditor,
-        tell=wired.services.notices.tell,
-    )

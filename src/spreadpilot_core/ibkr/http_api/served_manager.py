@@ -10,6 +10,7 @@ from spreadpilot_core.ibkr.model.client_leases import ClientPlace, GatewayEndpoi
 from spreadpilot_core.ibkr.model.details import PhoneQueue, Picture, ScreenAddress
 from spreadpilot_core.ibkr.model.events import Event
 from spreadpilot_core.ibkr.model.followers import TradingMode
+from spreadpilot_core.ibkr.model.readiness import Readiness
 from spreadpilot_core.ibkr.model.records import HistoryPage, HistoryQuery
 from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
 from spreadpilot_core.ibkr.settings import Settings
@@ -160,3 +161,10 @@ class ServedManager(Protocol):
 
     async def read_history(self, query: HistoryQuery) -> HistoryPage:
         """What happened."""
+
+
+class ProbedManager(ServedManager, Protocol):
+    """What is asked of a `GatewayManager` besides."""
+
+    def readiness(self) -> Readiness:
+        """Whether it does its work."""

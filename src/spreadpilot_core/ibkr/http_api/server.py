@@ -147,12 +147,15 @@ class Server(ABC):
 class ControlServer(Server):
     """On the socket in the state directory."""
 
-    def __init__(self, app: FastAPI, state_dir: Path) -> None:
+    def __init__(self, app: FastAPI, state_dir: Path, listening: socket.socket | None = None) -> None:
+        """`listening`: the socket there, where it listens already."""
         super().__init__(app, _OwnersConnection, "control socket")
         self._path = state_dir / SOCKET
+        self._given = listening
 
     def _make_socket(self) -> socket.socket:
-        return listening_socket(self._path.parent)
+        given, self._given = self._given, None
+        return given if given is not None else listening_socket(self._path.parent)
 
     def _remove_socket(self) -> None:
         self._path.unlink()

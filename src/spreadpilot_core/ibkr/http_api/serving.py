@@ -1,14 +1,12 @@
-"""What a started manager serves, by its settings: the control socket, `http_address`, and metrics with probes.
-
-All of it is made off the event loop.
-"""
+"""What serves a started manager, loaded and made off the event loop: its control socket, `http_address`, and metrics with probes."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from starlette.types import ASGIApp
 
@@ -16,15 +14,14 @@ from spreadpilot_core.ibkr.http_api.app import address_app, control_app
 from spreadpilot_core.ibkr.http_api.gates import Auditing, TokenGate
 from spreadpilot_core.ibkr.http_api.hardening import KnownHosts
 from spreadpilot_core.ibkr.http_api.leader import Leader
+from spreadpilot_core.ibkr.http_api.on_demand import Part
 from spreadpilot_core.ibkr.http_api.operations import Operations
 from spreadpilot_core.ibkr.http_api.probes import Exposed, probes_app
 from spreadpilot_core.ibkr.http_api.served import ServedApp
-from spreadpilot_core.ibkr.http_api.served_manager import ServedManager
+from spreadpilot_core.ibkr.http_api.served_manager import ProbedManager
 from spreadpilot_core.ibkr.http_api.server import MOST_AT_AN_ADDRESS, AddressServer, ControlServer
 from spreadpilot_core.ibkr.http_api.tls import Certificate
-from spreadpilot_core.ibkr.model.readiness import Readiness
 from spreadpilot_core.ibkr.seams import SharedDocuments
-from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.tasks import Tell, untold
 
 A = TypeVar("A", bound=ASGIApp)
@@ -33,26 +30,8 @@ MOST_OF_A_PEER = 64
 """Connections of one peer to `http_address`, where the peer is no proxy and not this host itself."""
 
 
-class ProbedManager(ServedManager, Protocol):
-    """What is asked of a `GatewayManager` besides."""
-
-    def readiness(self) -> Readiness:
-        """Whether it does its work."""
-
-
-class Part(Protocol):
-    """Something that runs beside the manager."""
-
-    async def start(self) -> None:
-        """Begin. Raises `SettingsError` where that can't be done."""
-
-    async def close(self) -> None:
-        """End, and leave nothing behind."""
-
-
-def parts(
+def all_parts(
     manager: ProbedManager,
-    settings: Settings,
     *,
     detach: Callable[[], None],
     exposition: Exposed | None,
@@ -60,20 +39,19 @@ def parts(
     auditor: Auditing,
     tell: Tell = untold,
 ) -> Sequence[Part]:
-    """Those that the settings ask for, none started; they are closed in the other order.
+    """Those that the settings ask for, none started.
 
     Raises:
         SettingsError: the certificate can't be used.
     """
+    settings = manager.settings
     made: list[Part] = []
     if settings.control_socket or settings.http_address is not None:
-        operations, leader = Operations(), Leader(shared, settings, lambda: manager.is_leader)
-        made += [operations, leader]
-        for_all = ServedApp(
-            manager=manager, whole_manager=manager, detach=detach, auditor=auditor, operations=operations, leader=leader
-        )
+        leader = Leader(shared, settings, lambda: manager.is_leader)
+        for_all = _for_all(manager, detach=detach, leader=leader, auditor=auditor)
+        made += [for_all.operations, leader]
         if settings.control_socket:
-            made.append(ControlServer(_warmed(control_app(manager, detach=detach, served=for_all)), settings.state_dir))
+            made.append(_control_server(for_all))
         if settings.http_address is not None:
             gate = TokenGate(shared, settings, auditor=auditor, tell=tell)
             made.append(_address_server(replace(for_all, gate=gate), settings.http_address, tell))
@@ -81,6 +59,31 @@ def parts(
         app = KnownHosts(probes_app(exposition, manager.readiness), allowed=settings.http_allowed_hosts)
         made.append(AddressServer(app, "metrics_address", settings.metrics_address))
     return made
+
+
+def control_parts(
+    manager: ProbedManager,
+    listening: socket.socket,
+    *,
+    detach: Callable[[], None],
+    leader: Leader,
+    auditor: Auditing,
+) -> Sequence[Part]:
+    """What serves a control socket that listens already, none started."""
+    for_all = _for_all(manager, detach=detach, leader=leader, auditor=auditor)
+    return for_all.operations, _control_server(for_all, listening)
+
+
+def _for_all(manager: ProbedManager, *, detach: Callable[[], None], leader: Leader, auditor: Auditing) -> ServedApp:
+    operations = Operations()
+    return ServedApp(
+        manager=manager, whole_manager=manager, detach=detach, auditor=auditor, operations=operations, leader=leader
+    )
+
+
+def _control_server(served: ServedApp, listening: socket.socket | None = None) -> ControlServer:
+    app = control_app(served.manager, detach=served.detach, served=served)
+    return ControlServer(_warmed(app), served.manager.settings.state_dir, listening)
 
 
 def _address_server(served: ServedApp, address: str, tell: Tell) -> AddressServer:
