@@ -16,7 +16,7 @@ import httpx
 from spreadpilot_core.ibkr.access import tokens
 from spreadpilot_core.ibkr.access.callers import Role
 from spreadpilot_core.ibkr.audit.auditor import OPERATOR
-from spreadpilot_core.ibkr.http_api.serving import parts
+from spreadpilot_core.ibkr.http_api.parts import parts
 from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
 from spreadpilot_core.ibkr.store.in_memory import InMemoryShared, MemoryContent
 from spreadpilot_core.ibkr.system.clock import utc_now
@@ -62,7 +62,6 @@ class Address:
         made = await asyncio.to_thread(  # as a manager does
             parts,
             self.manager,
-            self.manager.settings,
             detach=detach,
             exposition=None,
             shared=self.shared,
