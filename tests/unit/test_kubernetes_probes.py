@@ -10,7 +10,8 @@ from aiohttp import web
 from spreadpilot_core.ibkr.errors import ImageError
 from spreadpilot_core.ibkr.kubernetes.images import ImageProbes
 from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, PodChoices
-from spreadpilot_core.ibkr.kubernetes.naming import IDENTITY_DIGEST, PROBE, ROLE, Naming, digest
+from spreadpilot_core.ibkr.kubernetes.naming import FOLLOWED, IDENTITY_DIGEST, PROBE, ROLE, Naming, digest
+from spreadpilot_core.ibkr.kubernetes.pod_watch import PodWatch
 from spreadpilot_core.ibkr.model.records import Identities
 from support.runtimes import OPTIONS, make_spec
 from support.scripted_kubernetes import answered_by
@@ -24,7 +25,9 @@ async def test_probes_that_a_killed_manager_left_are_removed_before_the_first_lo
     """Its own alone, and once: those of a look that is under way in this manager are not touched."""
     asked: list[str] = []
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.query.get("labelSelector") == FOLLOWED:  # the watch of all
+            return web.json_response({"kind": "Status", "message": "away"}, status=503)
         asked.append(
             f"{request.method} {request.path.rpartition('/')[2]} {request.query.get('labelSelector', '')}".strip()
         )
@@ -34,11 +37,13 @@ async def test_probes_that_a_killed_manager_left_are_removed_before_the_first_lo
         return web.json_response({"gitVersion": "v1", **found})
 
     async with answered_by(answer, tmp_path) as api:
-        probes, naming = ImageProbes(api, choices=PodChoices(), within=30.0), Naming("fleet", Identities("own"))
+        watch, naming = PodWatch(api, FOLLOWED), Naming("fleet", Identities("own"))
+        probes = ImageProbes(watch, choices=PodChoices(), within=30.0)
         for image in ("one", "two"):
             with pytest.raises(ImageError):
                 await probes.at_hand(make_spec(options=OPTIONS.model_copy(update={"image": image})), naming)
         await probes.close()
+        await watch.close()
     ours = f"{ROLE}={PROBE},{IDENTITY_DIGEST}={digest('own')}"
-    look = ["POST pods", "GET new", "GET log", "DELETE new"]
+    look = ["POST pods", "GET log", "DELETE new"]
     assert asked == ["GET version", f"GET pods {ours}", "DELETE left", *look, *look]

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from spreadpilot_core.ibkr.errors import ImageError, LaunchError
-from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
+from spreadpilot_core.ibkr.kubernetes.api import RefusedError
 from spreadpilot_core.ibkr.kubernetes.following import until_final
 from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, PodChoices, image_probe
 from spreadpilot_core.ibkr.kubernetes.naming import IDENTITY_DIGEST, PROBE, ROLE, Naming, digest
 from spreadpilot_core.ibkr.kubernetes.phases import Pod
+from spreadpilot_core.ibkr.kubernetes.pod_watch import FollowedPod, PodWatch
 from spreadpilot_core.ibkr.kubernetes.pods import name_of, uid_of
 from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
 from spreadpilot_core.ibkr.model.gateways import GatewaySpec
@@ -34,8 +36,9 @@ _FIRST_LINES: Final = 3
 class ImageProbes:
     """What is known of images in one cluster."""
 
-    def __init__(self, api: Api, *, choices: PodChoices, within: float) -> None:
-        self._api = api
+    def __init__(self, watch: PodWatch, *, choices: PodChoices, within: float) -> None:
+        self._api = watch.api
+        self._watch = watch
         self._choices = choices
         self._within = within
         self._known: dict[str, tuple[str, float]] = {}
@@ -84,22 +87,27 @@ class ImageProbes:
         return probe.result()
 
     async def _probe(self, reference: str, naming: Naming) -> str:
-        api = self._api
         await self._tidy(naming)
         manifest = image_probe(reference, secrets.token_hex(4), naming=naming, choices=self._choices)
+        with self._watch.follow(str(manifest["metadata"]["name"])) as followed:
+            said = await self._said(manifest, followed)
+        self._known[reference] = (said, time.monotonic())
+        return said
+
+    async def _said(self, manifest: Mapping[str, Any], followed: FollowedPod) -> str:
+        """What such a pod printed; it is removed."""
+        api = self._api
         try:
             pod = await api.create("create an image probe", api.place("pods"), manifest)
         except RefusedError as refused:
             raise refusal_of(refused, "the image probe") from refused
         try:
-            await until_final(api, pod, within=self._within)
+            await until_final(pod, followed.states(pod), within=self._within)
             path = f"{api.place('pods', name_of(pod))}/log"
             async with api.stream("read an image probe", path, {"container": CONTAINER}) as printed:
-                said = (await printed.read()).decode(errors="replace")
+                return (await printed.read()).decode(errors="replace")
         finally:
             await self._remove(pod)
-        self._known[reference] = (said, time.monotonic())
-        return said
 
     async def _remove(self, pod: Pod) -> None:
         name = name_of(pod)

@@ -41,6 +41,7 @@ from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, PodChoices, ga
 from spreadpilot_core.ibkr.kubernetes.naming import (
     COMMITTED,
     FINALIZER,
+    FOLLOWED,
     IDENTITY,
     SELECTOR,
     USER,
@@ -55,6 +56,7 @@ from spreadpilot_core.ibkr.kubernetes.phases import (
     is_final,
     is_running,
 )
+from spreadpilot_core.ibkr.kubernetes.pod_watch import FollowedPod, PodWatch
 from spreadpilot_core.ibkr.kubernetes.pods import foreign_from, gateway_from, name_of, uid_of
 from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
 from spreadpilot_core.ibkr.kubernetes.settings import access_rules_from, choices_from
@@ -77,7 +79,7 @@ from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE
 from spreadpilot_core.ibkr.seams import CommitLogin, DeliverSecret, HostPorts
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.system.clock import utc_now
-from spreadpilot_core.ibkr.tasks import Backoff, Tasks
+from spreadpilot_core.ibkr.tasks import Tasks
 from spreadpilot_core.ibkr.telemetry import get_logger, traced
 
 log = get_logger(__name__)
@@ -123,7 +125,8 @@ class KubernetesRuntime:
         self._api = api
         self._choices = choices or PodChoices()
         self._start_time = start_time
-        self._probes = ImageProbes(api, choices=self._choices, within=start_time)
+        self._watch = PodWatch(api, FOLLOWED)
+        self._probes = ImageProbes(self._watch, choices=self._choices, within=start_time)
         self._forwards = Forwards(api)
         self._access = AccessKeeper(api, access or AccessRules())
         self._names: dict[ContainerId, str] = {}
@@ -167,6 +170,7 @@ class KubernetesRuntime:
         """Let go; no pod is touched."""
         await self._probes.close()
         await self._forwards.close()
+        await self._watch.close()
         await self._api.close()
 
     async def identity(self) -> str:
@@ -179,6 +183,7 @@ class KubernetesRuntime:
 
     async def prepare(self, spec: GatewaySpec) -> Controller:
         """Have a pod of the image tell its controller, once."""
+        self._watch.begin()
         image = await self._probes.at_hand(spec, self._naming)
         self._reset_hours[spec.follower_id] = image.reset_hours
         return image.contract.controller
@@ -202,12 +207,13 @@ class KubernetesRuntime:
 
         self._launching.add(name)
         try:
-            return await self._launch(spec, client_id, secret=secret, commit=commit_it)
+            with self._watch.follow(name) as followed:
+                return await self._launch(spec, client_id, followed, secret=secret, commit=commit_it)
         finally:
             self._launching.discard(name)
 
     async def _launch(
-        self, spec: GatewaySpec, client_id: int, *, secret: DeliverSecret, commit: CommitLogin
+        self, spec: GatewaySpec, client_id: int, followed: FollowedPod, *, secret: DeliverSecret, commit: CommitLogin
     ) -> Gateway:
         with traced("runtime create"):
             pod = await self._create(spec, client_id)
@@ -215,7 +221,11 @@ class KubernetesRuntime:
         try:
             with traced("runtime start"):
                 pod = await until_running(
-                    self._api, pod, within=self._start_time, tell=lambda waits: self._note_wait(spec, waits)
+                    self._api,
+                    pod,
+                    followed.states(pod),
+                    within=self._start_time,
+                    tell=lambda waits: self._note_wait(spec, waits),
                 )
             target = await self._target(pod)
             await commit(container_id)
@@ -231,7 +241,8 @@ class KubernetesRuntime:
         except Exception:
             await self._discard(pod)
             raise
-        if (gateway := await self.inspect(container_id)) is None:
+        now = await followed.now(pod)
+        if now is None or (gateway := gateway_from(now, naming=self._naming)) is None:
             raise LaunchError(f"The pod {name_of(pod)} was removed by somebody else while it started.")
         return gateway
 
@@ -336,7 +347,7 @@ class KubernetesRuntime:
 
     def changes(self) -> AsyncIterator[ContainerId | None]:
         """Which of our pods changed; None first, at every break and after it."""
-        return PodChanges(self._api, self._naming, self._launching).follow()
+        return PodChanges(self._watch, self._naming, self._launching).follow()
 
     def log(self, gateway: Gateway) -> AsyncIterator[str]:
         """What this pod has printed, from its start, then live."""
@@ -387,28 +398,35 @@ class KubernetesRuntime:
             return LastWords(None, ())
         self._refuse_foreign(pod)
         lines: deque[str] = deque(maxlen=_LAST_LINES)
-        tasks = Tasks(f"removal of {name_of(pod)}")
-        reading = tasks.begin("last lines", self._read_last(pod, lines))
-        try:
-            if is_final(pod):
-                await tasks.wait(_LINES_WITHIN)
-            # Of a pod that is kept, a kubelet takes 0 for "as long as its spec says".
-            seconds, path = max(1, round(grace)), self._api.place("pods", name_of(pod))
-            await self._api.delete(f"end the pod {name_of(pod)}", path, uid=container_id, grace=seconds)
-            if not grace and is_deleted(pod) and is_running(pod):  # a kubelet that stops it already hears of no hurry
-                await execute(self._api, name_of(pod), _KILL_ALL)
-            ended = await until_ended(self._api, pod, within=grace + CONFIRMED_WITHIN)
-            await asyncio.wait({reading}, timeout=_LINES_WITHIN)
-        finally:
-            await tasks.cancel()
-        if ended is not None:
-            await self._let_go(ended)
+        with self._watch.follow(name_of(pod)) as followed:
+            followed.doubt()  # what happened since it was found
+            ended = await self._end(pod, followed, lines, grace=grace)
+            if ended is not None:
+                await self._let_go(ended, followed)
         self._names.pop(container_id, None)
         self._forwards.end(container_id)
         terminated: Mapping[str, Any] = container_state(ended or pod).get("terminated") or {}
         gateway = gateway_from(ended, naming=self._naming) if ended is not None else None
         said = [f"gateway-manager: {notice}" for notice in (gateway.notices if gateway is not None else ())]
         return LastWords(terminated.get("exitCode"), [*lines, *said])
+
+    async def _end(self, pod: Pod, followed: FollowedPod, lines: deque[str], *, grace: float) -> Pod | None:
+        """Ask for its end, and wait until that is confirmed; `lines` gets its last ones."""
+        name, tasks = name_of(pod), Tasks(f"removal of {name_of(pod)}")
+        reading = tasks.begin("last lines", self._read_last(pod, lines))
+        try:
+            if is_final(pod):
+                await tasks.wait(_LINES_WITHIN)
+            # Of a pod that is kept, a kubelet takes 0 for "as long as its spec says".
+            seconds, path = max(1, round(grace)), self._api.place("pods", name)
+            await self._api.delete(f"end the pod {name}", path, uid=uid_of(pod), grace=seconds)
+            if not grace and is_deleted(pod) and is_running(pod):  # a kubelet that stops it already hears of no hurry
+                await execute(self._api, name, _KILL_ALL)
+            ended = await until_ended(self._api, pod, followed.states(pod), within=grace + CONFIRMED_WITHIN)
+            await asyncio.wait({reading}, timeout=_LINES_WITHIN)
+        finally:
+            await tasks.cancel()
+        return ended
 
     async def _read_last(self, pod: Pod, lines: deque[str]) -> None:
         """To the end: a deleted pod has no log any more."""
@@ -419,7 +437,7 @@ class KubernetesRuntime:
                 async for line in found:
                     lines.append(line)
 
-    async def _let_go(self, pod: Pod) -> None:
+    async def _let_go(self, pod: Pod, followed: FollowedPod) -> None:
         """Take our finalizer, and wait until its name is free."""
         name, uid = name_of(pod), uid_of(pod)
         path = self._api.place("pods", name)
@@ -431,11 +449,15 @@ class KubernetesRuntime:
         except RefusedError as refused:
             if not refused.is_gone and not refused.is_conflict:
                 raise
-        backoff, deadline = Backoff(0.05, 1.0), asyncio.get_running_loop().time() + _GONE_WITHIN
-        while (found := await self._api.get(f"read the pod {name}", path)) is not None and uid_of(found) == uid:
-            if asyncio.get_running_loop().time() > deadline:
-                raise RuntimeUnavailableError(f"The pod {name} has ended, and something keeps its object: {left}.")
-            await asyncio.sleep(backoff.next())
+        try:
+            async with asyncio.timeout(_GONE_WITHIN), aclosing(followed.states(pod)) as states:
+                async for seen in states:
+                    if seen is None:
+                        return
+        except TimeoutError:
+            raise RuntimeUnavailableError(
+                f"The pod {name} has ended, and something keeps its object: {left}."
+            ) from None
 
     async def forget_secret(self, container_id: ContainerId) -> None:
         """Remove the password file inside, where there is one. Raises `LaunchError` when it could not be removed."""
