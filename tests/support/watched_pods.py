@@ -89,7 +89,8 @@ class WatchedPods:
 
     def _put(self, kind: str, pod: dict[str, Any]) -> dict[str, Any]:
         self._version += 1
-        metadata = {**pod["metadata"], "labels": {ROLE: GATEWAY}, "resourceVersion": str(self._version)}
+        labels = {ROLE: GATEWAY, **pod["metadata"].get("labels", {})}
+        metadata = {**pod["metadata"], "labels": labels, "resourceVersion": str(self._version)}
         made = self.pods[metadata["name"]] = {**pod, "metadata": metadata}
         for lines in () if self.is_mute else self.watches:
             lines.put_nowait(json.dumps({"type": kind, "object": made}))

@@ -158,7 +158,7 @@ async def test_nothing_is_started_without_the_policy_that_was_asked_for() -> Non
     for made_up, told in cases:
         api: Any = made_up
         with pytest.raises(LaunchError, match=told):
-            await AccessKeeper(api, AccessRules(has_policy=True)).ensure(ALICE, NAMING)
+            await AccessKeeper(api, AccessRules(has_policy=True)).ensure(NAMING)
 
 
 async def test_what_somebody_changed_is_put_right_and_what_is_right_is_left() -> None:
@@ -166,19 +166,22 @@ async def test_what_somebody_changed_is_put_right_and_what_is_right_is_left() ->
     cluster = MadeUpCluster()
     api: Any = cluster
     keeper = AccessKeeper(api, AccessRules(has_policy=True, bots=Pods(labels={"app": "bot"}), refuses_eviction=True))
-    await keeper.ensure(ALICE, NAMING)
+    await keeper.ensure(NAMING)
+    await keeper.ensure_name(ALICE, NAMING)
     before = dict(cluster.things)
     assert sorted(before) == [
         "networkpolicies/fleet-gateways",
         "poddisruptionbudgets/fleet-gateways",
         "services/fleet-alice",
     ]
-    await keeper.ensure(ALICE, NAMING)
+    await keeper.ensure(NAMING)
+    await keeper.ensure_name(ALICE, NAMING)
     assert cluster.things == before
     policy = cluster.things["networkpolicies/fleet-gateways"]
     narrowed = {**policy["spec"]["podSelector"]["matchLabels"], "app": "nothing"}
     policy["spec"] = {**policy["spec"], "podSelector": {**policy["spec"]["podSelector"], "matchLabels": narrowed}}
-    await keeper.ensure(ALICE, NAMING)
+    await keeper.ensure(NAMING)
+    await keeper.ensure_name(ALICE, NAMING)
     assert (
         cluster.things["networkpolicies/fleet-gateways"]["spec"]
         == network_policy(AccessRules(bots=Pods(labels={"app": "bot"})), naming=NAMING, namespace="trading")["spec"]
@@ -190,6 +193,6 @@ async def test_a_service_that_can_not_be_made_keeps_no_gateway_from_starting() -
     cluster = MadeUpCluster()
     cluster.refused["services"] = RefusedError("create", 403, "Forbidden", 'User "x" cannot create resource "services"')
     api: Any = cluster
-    await AccessKeeper(api, AccessRules()).ensure(ALICE, NAMING)
+    await AccessKeeper(api, AccessRules()).ensure_name(ALICE, NAMING)
     assert cluster.things == {}
     assert service(ALICE, naming=Naming("1st"))["metadata"]["name"] == "gw-1st-alice"

@@ -182,9 +182,7 @@ async def test_what_a_pod_is_now_is_known_without_asking_unless_something_was_mi
         assert await followed.now(marked) is None
 
 
-async def test_who_follows_is_told_that_the_runtime_was_closed(
-    server: WatchedPods, watch: PodWatch, api: Api
-) -> None:
+async def test_who_follows_is_told_that_the_runtime_was_closed(server: WatchedPods, watch: PodWatch, api: Api) -> None:
     """It waits for nothing that will not come; and who hears of all of them hears the end."""
     heard: list[Any] = []
 

@@ -20,9 +20,7 @@ from spreadpilot_core.ibkr.kubernetes.streams import PodChanges
 from spreadpilot_core.ibkr.model.records import Identities
 from support.scripted_kubernetes import answered_by
 
-POD: dict[str, Any] = {
-    "metadata": {"name": "alice", "uid": "u-1", "resourceVersion": "1", "labels": {ROLE: GATEWAY}}
-}
+POD: dict[str, Any] = {"metadata": {"name": "alice", "uid": "u-1", "resourceVersion": "1", "labels": {ROLE: GATEWAY}}}
 STATUS = {"kind": "Status", "message": "Too many requests, please try again later.", "reason": "TooManyRequests"}
 
 

@@ -1,12 +1,12 @@
 """Has what stands around gateways be there before the first of them can log in: its Service, the policy, the budget.
 
-A launch is refused where the policy that was asked for can't be made: the API of a gateway asks for no password. A Service that
+Policy and budget are about all gateways: launches that begin at once look at them together. A launch is refused where the policy that was asked for can't be made: the API of a gateway asks for no password. A Service that
 can't be made is told and left out, since only bots that go by its name miss it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from spreadpilot_core.ibkr.errors import LaunchError
@@ -21,6 +21,7 @@ from spreadpilot_core.ibkr.kubernetes.access_rules import (
 from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
 from spreadpilot_core.ibkr.kubernetes.naming import Naming
 from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
+from spreadpilot_core.ibkr.kubernetes.shared_looks import SharedLooks
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.telemetry import get_logger
 
@@ -38,18 +39,33 @@ class AccessKeeper:
     def __init__(self, api: Api, rules: AccessRules) -> None:
         self._api = api
         self._rules = rules
+        self._shared = SharedLooks[Naming, None]("what stands around all gateways", self._ensure_shared)
 
-    async def ensure(self, follower_id: FollowerId, naming: Naming) -> None:
-        """Before a pod is made. Raises `LaunchError`."""
-        rules, api = self._rules, self._api
-        if rules.has_policy:
-            if api.access.is_inside and rules.manager is None:
-                raise LaunchError("A network policy would keep the manager from its own gateways.", hint=_BY_LABEL)
-            policy = network_policy(rules, naming=naming, namespace=api.namespace)
-            await self._ensure("networkpolicies", policy, "network policy", NETWORKING, naming)
-        if rules.refuses_eviction:
-            budget = disruption_budget(naming=naming)
-            await self._ensure("poddisruptionbudgets", budget, "disruption budget", DISRUPTIONS, naming)
+    async def close(self) -> None:
+        """Nobody waits for it any more."""
+        await self._shared.close()
+
+    async def ensure(self, naming: Naming) -> None:
+        """What is about all gateways, before the pod of any is made. Raises `LaunchError`."""
+        rules = self._rules
+        if rules.has_policy and self._api.access.is_inside and rules.manager is None:
+            raise LaunchError("A network policy would keep the manager from its own gateways.", hint=_BY_LABEL)
+        if rules.has_policy or rules.refuses_eviction:
+            await self._shared.at(naming)
+
+    async def _ensure_shared(self, namings: Sequence[Naming]) -> Mapping[Naming, None]:
+        rules, namespace = self._rules, self._api.namespace
+        for naming in namings:
+            if rules.has_policy:
+                policy = network_policy(rules, naming=naming, namespace=namespace)
+                await self._ensure("networkpolicies", policy, "network policy", NETWORKING, naming)
+            if rules.refuses_eviction:
+                budget = disruption_budget(naming=naming)
+                await self._ensure("poddisruptionbudgets", budget, "disruption budget", DISRUPTIONS, naming)
+        return dict.fromkeys(namings)
+
+    async def ensure_name(self, follower_id: FollowerId, naming: Naming) -> None:
+        """The gateway's name for bots, before it logs in; without it, it starts all the same."""
         try:
             await self._ensure("services", service(follower_id, naming=naming), "service", "", naming)
         except LaunchError as error:

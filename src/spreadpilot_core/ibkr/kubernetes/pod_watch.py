@@ -42,8 +42,8 @@ class PodWatch:
 
     async def close(self) -> None:
         """Hear of nothing any more."""
-        await self._tasks.cancel()
         self._tell(_ENDED)
+        await self._tasks.cancel()
 
     @contextmanager
     def follow(self, name: str) -> Iterator[FollowedPod]:

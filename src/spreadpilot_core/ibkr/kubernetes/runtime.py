@@ -18,6 +18,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ from spreadpilot_core.ibkr.kubernetes.naming import (
     USER,
     Naming,
     annotations_of,
+    labels_of,
 )
 from spreadpilot_core.ibkr.kubernetes.phases import (
     Pod,
@@ -60,6 +62,7 @@ from spreadpilot_core.ibkr.kubernetes.pod_watch import FollowedPod, PodWatch
 from spreadpilot_core.ibkr.kubernetes.pods import foreign_from, gateway_from, name_of, uid_of
 from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
 from spreadpilot_core.ibkr.kubernetes.settings import access_rules_from, choices_from
+from spreadpilot_core.ibkr.kubernetes.shared_looks import SharedLooks
 from spreadpilot_core.ibkr.kubernetes.streams import LineReader, PodChanges, log_lines, printed
 from spreadpilot_core.ibkr.model.figures import ContainerFigures
 from spreadpilot_core.ibkr.model.followers import FollowerId
@@ -79,7 +82,7 @@ from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE
 from spreadpilot_core.ibkr.seams import CommitLogin, DeliverSecret, HostPorts
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.system.clock import utc_now
-from spreadpilot_core.ibkr.tasks import Tasks
+from spreadpilot_core.ibkr.tasks import Tasks, side_by_side
 from spreadpilot_core.ibkr.telemetry import get_logger, traced
 
 log = get_logger(__name__)
@@ -129,6 +132,7 @@ class KubernetesRuntime:
         self._probes = ImageProbes(self._watch, choices=self._choices, within=start_time)
         self._forwards = Forwards(api)
         self._access = AccessKeeper(api, access or AccessRules())
+        self._users = SharedLooks[str, Sequence[Pod]]("pods of IBKR users", self._pods_of_users)
         self._names: dict[ContainerId, str] = {}
         """What the API server calls each pod: it finds none by its id."""
         self._reset_hours: dict[FollowerId, str | None] = {}
@@ -170,6 +174,8 @@ class KubernetesRuntime:
         """Let go; no pod is touched."""
         await self._probes.close()
         await self._forwards.close()
+        await self._users.close()
+        await self._access.close()
         await self._watch.close()
         await self._api.close()
 
@@ -220,13 +226,7 @@ class KubernetesRuntime:
         container_id = uid_of(pod)
         try:
             with traced("runtime start"):
-                pod = await until_running(
-                    self._api,
-                    pod,
-                    followed.states(pod),
-                    within=self._start_time,
-                    tell=lambda waits: self._note_wait(spec, waits),
-                )
+                pod = await self._start(spec, pod, followed)
             target = await self._target(pod)
             await commit(container_id)
             pod = await self._mark_committed(pod, is_committed=True)
@@ -246,6 +246,19 @@ class KubernetesRuntime:
             raise LaunchError(f"The pod {name_of(pod)} was removed by somebody else while it started.")
         return gateway
 
+    async def _start(self, spec: GatewaySpec, pod: Pod, followed: FollowedPod) -> Pod:
+        """Once it runs, and everything else is there that must be before it logs in."""
+        states, tell = followed.states(pod), partial(self._note_wait, spec)
+        running, *_ = await side_by_side(
+            f"start {spec.follower_id}",
+            running=until_running(self._api, pod, states, within=self._start_time, tell=tell),
+            # Again: of two managers that create at once, each has looked before the other's was there.
+            user=self._refuse_user(spec.user),
+            name=self._access.ensure_name(spec.follower_id, self._naming),
+        )
+        found: Pod = running
+        return found
+
     def _note_wait(self, spec: GatewaySpec, waits: Waiting | None) -> None:
         if waits is None:
             self._waits.pop(spec.follower_id, None)
@@ -254,10 +267,12 @@ class KubernetesRuntime:
 
     async def _create(self, spec: GatewaySpec, client_id: int) -> Pod:
         image, naming = await self._probes.at_hand(spec, self._naming), self._naming
-        await self._refuse_user(spec.user)
-        await self._access.ensure(spec.follower_id, naming)
-        if self._choices.keeps_settings:
-            await self._ensure_claim(spec)
+        await side_by_side(
+            f"launch {spec.follower_id}",
+            user=self._refuse_user(spec.user),
+            access=self._access.ensure(naming),
+            settings=self._ensure_claim(spec),
+        )
         manifest = gateway_pod(image, spec, client_id, naming=naming, choices=self._choices, version=_VERSION)
         name = str(manifest["metadata"]["name"])
         try:
@@ -267,19 +282,21 @@ class KubernetesRuntime:
                 raise await self._name_taken(name, refused) from refused
             raise refusal_of(refused, f"the pod {name}") from refused
         self._names[uid_of(pod)] = name
-        try:  # again: of two managers that create at once, each has looked before the other's was there
-            await self._refuse_user(spec.user)
-        except LaunchError:
-            await self._discard(pod)
-            raise
         return pod
 
     async def _refuse_user(self, user: str) -> None:
         """One session of an IBKR user: another manager's pod holds its user from its creation to its end."""
-        for pod in await self._pods(f"{SELECTOR},{USER}={user_digest(user)}"):
+        for pod in await self._users.at(user_digest(user)):
             foreign = foreign_from(pod, naming=self._naming)
             if foreign is not None and foreign.user_digest is not None and not foreign.is_ended:
                 raise UserTakenError(user, foreign)
+
+    async def _pods_of_users(self, users: Sequence[str]) -> Mapping[str, Sequence[Pod]]:
+        """Whoever manages them, by the digests of their users."""
+        pods: dict[str, list[Pod]] = {each: [] for each in users}
+        for pod in await self._pods(f"{SELECTOR},{USER} in ({','.join(users)})"):
+            pods[labels_of(pod)[USER]].append(pod)
+        return pods
 
     async def _name_taken(self, name: str, refused: RefusedError) -> NameTakenError:
         holder = await self._api.get(f"read the pod {name}", self._api.place("pods", name))
@@ -294,6 +311,9 @@ class KubernetesRuntime:
         )
 
     async def _ensure_claim(self, spec: GatewaySpec) -> None:
+        """What its settings are kept in, where they are."""
+        if not self._choices.keeps_settings:
+            return
         claim = settings_claim(spec, naming=self._naming, choices=self._choices)
         name = str(claim["metadata"]["name"])
         found = await self._api.get(f"read the claim {name}", self._api.place("persistentvolumeclaims", name))

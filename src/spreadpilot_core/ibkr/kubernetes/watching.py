@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple
 
+import aiohttp
+
 from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError
 from spreadpilot_core.ibkr.kubernetes.api import Api, Query, RefusedError
 from spreadpilot_core.ibkr.tasks import Backoff
@@ -121,7 +123,7 @@ class Watch:
             async with stream as lines:
                 self.is_live, self.refused = True, None
                 yield None
-                while line := await asyncio.wait_for(lines.readline(), _SILENCE):
+                while line := await _next_line(lines):
                     yield self._take(line)
         except RefusedError as refused:
             if refused.is_expired:
@@ -144,3 +146,9 @@ class Watch:
             raise RuntimeUnavailableError(f"The Kubernetes API server ended its watch: {thing.get('message')}.")
         self._version = str(thing["metadata"]["resourceVersion"])
         return None if kind == "BOOKMARK" else Change(thing, is_end=kind == "DELETED")
+
+
+async def _next_line(lines: aiohttp.StreamReader) -> bytes:
+    """Empty at the end. Unlike `wait_for` it needs no task, and swallows no cancellation that comes together with a line."""
+    async with asyncio.timeout(_SILENCE):
+        return await lines.readline()
