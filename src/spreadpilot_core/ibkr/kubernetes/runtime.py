@@ -37,8 +37,9 @@ from spreadpilot_core.ibkr.kubernetes.connecting import access_from
 from spreadpilot_core.ibkr.kubernetes.executing import execute
 from spreadpilot_core.ibkr.kubernetes.following import until_ended, until_running
 from spreadpilot_core.ibkr.kubernetes.forwarding import Forwards
+from spreadpilot_core.ibkr.kubernetes.image_notes import NOTES, ImageNotes
 from spreadpilot_core.ibkr.kubernetes.images import ImageProbes
-from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, PodChoices, gateway_pod, settings_claim
+from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, PodChoices, gateway_pod
 from spreadpilot_core.ibkr.kubernetes.naming import (
     COMMITTED,
     FINALIZER,
@@ -62,6 +63,7 @@ from spreadpilot_core.ibkr.kubernetes.pod_watch import FollowedPod, PodWatch
 from spreadpilot_core.ibkr.kubernetes.pods import foreign_from, gateway_from, name_of, uid_of
 from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
 from spreadpilot_core.ibkr.kubernetes.settings import access_rules_from, choices_from
+from spreadpilot_core.ibkr.kubernetes.settings_claims import ensure_claim
 from spreadpilot_core.ibkr.kubernetes.shared_looks import SharedLooks
 from spreadpilot_core.ibkr.kubernetes.streams import LineReader, PodChanges, log_lines, printed
 from spreadpilot_core.ibkr.model.figures import ContainerFigures
@@ -78,7 +80,7 @@ from spreadpilot_core.ibkr.model.gateways import (
 from spreadpilot_core.ibkr.model.records import NOBODY, ContainerId, Identities
 from spreadpilot_core.ibkr.model.users import user_digest
 from spreadpilot_core.ibkr.runtimes.host_ports import NoHostPorts, endpoint_of
-from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE
+from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE, Image
 from spreadpilot_core.ibkr.seams import CommitLogin, DeliverSecret, HostPorts
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.system.clock import utc_now
@@ -120,6 +122,7 @@ class KubernetesRuntime:
         choices: PodChoices | None = None,
         access: AccessRules | None = None,
         start_time: float = 300.0,
+        notes: ImageNotes | None = None,
     ) -> None:
         self.ports: HostPorts = NoHostPorts()
         self.foreign: Sequence[ForeignGateway] = ()
@@ -129,7 +132,7 @@ class KubernetesRuntime:
         self._choices = choices or PodChoices()
         self._start_time = start_time
         self._watch = PodWatch(api, FOLLOWED)
-        self._probes = ImageProbes(self._watch, choices=self._choices, within=start_time)
+        self._probes = ImageProbes(self._watch, choices=self._choices, within=start_time, notes=notes)
         self._forwards = Forwards(api)
         self._access = AccessKeeper(api, access or AccessRules())
         self._users = SharedLooks[str, Sequence[Pod]]("pods of IBKR users", self._pods_of_users)
@@ -150,6 +153,7 @@ class KubernetesRuntime:
             choices=choices_from(settings),
             access=access_rules_from(settings),
             start_time=settings.pod_start_time,
+            notes=ImageNotes(settings.state_dir / NOTES),
         )
 
     @property
@@ -168,6 +172,7 @@ class KubernetesRuntime:
     async def open(self) -> None:
         """Reach the API server."""
         await self._api.open()
+        await self._probes.open()
         log.info("kubernetes reached", server=self._api.server, namespace=self._api.namespace)
 
     async def close(self) -> None:
@@ -221,12 +226,13 @@ class KubernetesRuntime:
     async def _launch(
         self, spec: GatewaySpec, client_id: int, followed: FollowedPod, *, secret: DeliverSecret, commit: CommitLogin
     ) -> Gateway:
+        image = await self._probes.at_hand(spec, self._naming)
         with traced("runtime create"):
-            pod = await self._create(spec, client_id)
+            pod = await self._create(image, spec, client_id)
         container_id = uid_of(pod)
         try:
             with traced("runtime start"):
-                pod = await self._start(spec, pod, followed)
+                pod = await self._start(image, spec, pod, followed)
             target = await self._target(pod)
             await commit(container_id)
             pod = await self._mark_committed(pod, is_committed=True)
@@ -246,15 +252,17 @@ class KubernetesRuntime:
             raise LaunchError(f"The pod {name_of(pod)} was removed by somebody else while it started.")
         return gateway
 
-    async def _start(self, spec: GatewaySpec, pod: Pod, followed: FollowedPod) -> Pod:
+    async def _start(self, image: Image, spec: GatewaySpec, pod: Pod, followed: FollowedPod) -> Pod:
         """Once it runs, and everything else is there that must be before it logs in."""
+        naming = self._naming
         states, tell = followed.states(pod), partial(self._note_wait, spec)
         running, *_ = await side_by_side(
             f"start {spec.follower_id}",
             running=until_running(self._api, pod, states, within=self._start_time, tell=tell),
             # Again: of two managers that create at once, each has looked before the other's was there.
             user=self._refuse_user(spec.user),
-            name=self._access.ensure_name(spec.follower_id, self._naming),
+            image=self._probes.confirm(image, spec, naming),
+            name=self._access.ensure_name(spec.follower_id, naming),
         )
         found: Pod = running
         return found
@@ -265,13 +273,13 @@ class KubernetesRuntime:
         else:
             self._waits[spec.follower_id] = waits
 
-    async def _create(self, spec: GatewaySpec, client_id: int) -> Pod:
-        image, naming = await self._probes.at_hand(spec, self._naming), self._naming
+    async def _create(self, image: Image, spec: GatewaySpec, client_id: int) -> Pod:
+        naming = self._naming
         await side_by_side(
             f"launch {spec.follower_id}",
             user=self._refuse_user(spec.user),
             access=self._access.ensure(naming),
-            settings=self._ensure_claim(spec),
+            settings=ensure_claim(self._api, spec, naming=naming, choices=self._choices),
         )
         manifest = gateway_pod(image, spec, client_id, naming=naming, choices=self._choices, version=_VERSION)
         name = str(manifest["metadata"]["name"])
@@ -309,26 +317,6 @@ class KubernetesRuntime:
             f"A pod that is not this manager's bears the name {name} ({uid_of(holder)}, identity {identity}).",
             hint="Remove it, or choose another container_prefix.",
         )
-
-    async def _ensure_claim(self, spec: GatewaySpec) -> None:
-        """What its settings are kept in, where they are."""
-        if not self._choices.keeps_settings:
-            return
-        claim = settings_claim(spec, naming=self._naming, choices=self._choices)
-        name = str(claim["metadata"]["name"])
-        found = await self._api.get(f"read the claim {name}", self._api.place("persistentvolumeclaims", name))
-        if found is None:
-            try:
-                await self._api.create(f"create the claim {name}", self._api.place("persistentvolumeclaims"), claim)
-            except RefusedError as refused:
-                if not refused.is_conflict:
-                    raise refusal_of(refused, f"the claim {name}") from refused
-        elif not self._naming.owns(found):
-            raise LaunchError(
-                f"A volume claim that is not this manager's bears the name {name}.",
-                hint=f"Remove it (`kubectl delete pvc {name}`), choose another container_prefix, or, where the manager that made"
-                " it has ended, take it over with `gateway-manager run --adopt-from IDENTITY`.",
-            )
 
     async def _target(self, pod: Pod) -> DeliveryTarget:
         access = await self._api.credentials()
