@@ -39,7 +39,7 @@ from spreadpilot_core.ibkr.kubernetes.following import until_ended, until_runnin
 from spreadpilot_core.ibkr.kubernetes.forwarding import Forwards
 from spreadpilot_core.ibkr.kubernetes.image_notes import NOTES, ImageNotes
 from spreadpilot_core.ibkr.kubernetes.images import ImageProbes
-from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, PodChoices, gateway_pod
+from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, SETTINGS, PodChoices, gateway_pod
 from spreadpilot_core.ibkr.kubernetes.naming import (
     COMMITTED,
     FINALIZER,
@@ -66,6 +66,7 @@ from spreadpilot_core.ibkr.kubernetes.settings import access_rules_from, choices
 from spreadpilot_core.ibkr.kubernetes.settings_claims import ensure_claim
 from spreadpilot_core.ibkr.kubernetes.shared_looks import SharedLooks
 from spreadpilot_core.ibkr.kubernetes.streams import LineReader, PodChanges, log_lines, printed
+from spreadpilot_core.ibkr.kubernetes.things_of_followers import ThingsOfFollowers
 from spreadpilot_core.ibkr.model.figures import ContainerFigures
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.gateways import (
@@ -135,6 +136,7 @@ class KubernetesRuntime:
         self._probes = ImageProbes(self._watch, choices=self._choices, within=start_time, notes=notes)
         self._forwards = Forwards(api)
         self._access = AccessKeeper(api, access or AccessRules())
+        self._claims = ThingsOfFollowers(api, "persistentvolumeclaims", SETTINGS)
         self._users = SharedLooks[str, Sequence[Pod]]("pods of IBKR users", self._pods_of_users)
         self._names: dict[ContainerId, str] = {}
         """What the API server calls each pod: it finds none by its id."""
@@ -179,8 +181,8 @@ class KubernetesRuntime:
         """Let go; no pod is touched."""
         await self._probes.close()
         await self._forwards.close()
-        await self._users.close()
-        await self._access.close()
+        for looks in (self._users, self._claims, self._access):
+            await looks.close()
         await self._watch.close()
         await self._api.close()
 
@@ -279,7 +281,7 @@ class KubernetesRuntime:
             f"launch {spec.follower_id}",
             user=self._refuse_user(spec.user),
             access=self._access.ensure(naming),
-            settings=ensure_claim(self._api, spec, naming=naming, choices=self._choices),
+            settings=ensure_claim(self._claims, spec, naming=naming, choices=self._choices),
         )
         manifest = gateway_pod(image, spec, client_id, naming=naming, choices=self._choices, version=_VERSION)
         name = str(manifest["metadata"]["name"])
