@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -183,5 +184,6 @@ async def test_the_first_that_fails_side_by_side_cuts_the_others_short() -> None
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await side_by_side("test", failing=fail(), lasting=last())
+        await side_by_side("test", failing=fail(), too=fail(), lasting=last())
     assert ended == ["last"]
+    gc.collect()  # a failure that nobody looked at would be told now

@@ -194,8 +194,10 @@ async def side_by_side(owner: str, **work: Coroutine[Any, Any, Any]) -> list[Any
         await tasks.cancel()
 
 
-def _awaited(_: asyncio.Task[Any]) -> None:
-    """Who awaits it sees its outcome."""
+def _awaited(task: asyncio.Task[Any]) -> None:
+    """Who awaits it sees its outcome, or that of one that failed before."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:

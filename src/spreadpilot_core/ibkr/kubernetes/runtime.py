@@ -1,10 +1,12 @@
 """Gateways in a Kubernetes cluster: each a bare pod of one namespace, with an address of its own.
 
     prepare   the image at hand, and what it says of itself                      images
-    launch    service and policy, settings' claim, pod, its place and start, commit, its password    manifests, following
+    launch    the user is free, policy and settings' claim, pod                  shared_looks, access_keeping, manifests
+              its place and start; beside it the user again, the image, its Service    pod_watch, following
+              commit, its mark, its password
     list …    every pod with our identity, whatever its phase                    pods
     changes, log                                                                 streams
-    remove    asked to end, confirmed by its node, its finalizer taken           following
+    remove    asked to end, confirmed by its node, its finalizer taken           pod_watch, following
     reach     its address in the cluster, or a way through the API server        forwarding
 
 A pod runs while it waits for its password. What says that it may have it is written into the pod right before it is delivered, so
