@@ -169,7 +169,7 @@ async def test_side_by_side_gives_what_each_brings() -> None:
     assert await side_by_side("test", first=bring("a", 0.02), second=bring("b", 0)) == ["a", "b"]
 
 
-async def test_the_first_that_fails_side_by_side_cuts_the_others_short() -> None:
+async def test_the_first_that_fails_side_by_side_cuts_the_others_short(caplog: pytest.LogCaptureFixture) -> None:
     """Their own ends are waited for."""
     ended: list[str] = []
 
@@ -187,3 +187,4 @@ async def test_the_first_that_fails_side_by_side_cuts_the_others_short() -> None
         await side_by_side("test", failing=fail(), too=fail(), lasting=last())
     assert ended == ["last"]
     gc.collect()  # a failure that nobody looked at would be told now
+    assert "never retrieved" not in caplog.text
