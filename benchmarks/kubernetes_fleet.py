@@ -3,10 +3,10 @@
 The cluster is the tests' own: one node, containers of the simulator's image. `bare` creates as many pods of the same manifest, all at
 once, and watches until their containers run: no password, no Service, nothing looked at before. `runtime` is the Kubernetes runtime
 alone, until every pod has its password; `manager` is from `start()` until every gateway has it, with `parallel_starts = 20` and the
-login's time left out: settings are as shipped, and logins take as long as real ones. Both find policy and Services there, as every
-start but a follower's very first does; the manager has the image looked at, as each one does once. `first start ever` is the
-runtime's without any of them. The ratio is of the medians of all rounds, bare and ours in turn. The manager's own CPU time is told
-beside it. Needs root, containerd and what `make cluster` builds.
+login's time left out: settings are as shipped, and logins take as long as real ones. Both find policy and Services there, and the
+manager what a manager before it has noted of the image, as every start but the very first does; it has the image looked at all the
+same, as each one does once. `first start ever` is the runtime's, and the manager's, without any of them. The ratio is of the medians of
+all rounds, bare and ours in turn. The manager's own CPU time is told beside it. Needs root, containerd and what `make cluster` builds.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from benchmarks.support.figures import Findings, at_most, number, run
 from benchmarks.support.launches import PATIENCE, as_shipped, until_all_run
 from benchmarks.support.sizes import options
 from spreadpilot_core.ibkr.credentials.courier.stdin_delivery import deliver
+from spreadpilot_core.ibkr.kubernetes.access_rules import NETWORKING
 from spreadpilot_core.ibkr.kubernetes.api import Api
 from spreadpilot_core.ibkr.kubernetes.connecting import Access
+from spreadpilot_core.ibkr.kubernetes.image_notes import NOTES
 from spreadpilot_core.ibkr.kubernetes.manifests import gateway_pod
 from spreadpilot_core.ibkr.kubernetes.naming import SELECTOR
 from spreadpilot_core.ibkr.kubernetes.phases import is_running
@@ -37,6 +39,7 @@ from spreadpilot_core.ibkr.model.gateways import DeliveryTarget, GatewaySpec
 from spreadpilot_core.ibkr.model.records import Identities
 from spreadpilot_core.ibkr.runtimes.identity import write_note
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.system.whole_files import write_whole
 from support.cluster_place import ClusterHome, ClusterPlace
 from support.kubernetes_cluster import own_cluster
 from support.kubernetes_images import simulator_image
@@ -54,14 +57,29 @@ class Fleet:
         self._image = image
         self.count = gateways
         self.names = [f"f{number}" for number in range(gateways)]
+        self._noted: bytes | None = None
+        """What a manager before noted of the image."""
 
     async def home(self) -> ClusterHome:
-        """Followers and settings of a manager whose identity is that of all that is there."""
+        """Followers and settings of a manager whose identity is that of all that is there, with the notes of the one before."""
         home = ClusterHome(self.place, log_level="error", max_startup_time=PATIENCE, parallel_starts=_FEW_AT_ONCE)
         home.settings |= {**as_shipped(), "gateway_image": self._image}
         write_note(Settings.read(**home.settings), Identities(self.place.owner))
+        if self._noted is not None:
+            write_whole(home.directory / NOTES, self._noted)
         await home.add(*self.names)
         return home
+
+    async def forget(self) -> None:
+        """As if nothing had ever been started there."""
+        self._noted, namespace = None, f"namespaces/{self.place.namespace}"
+        for kind in (f"/api/v1/{namespace}/services", f"/apis/{NETWORKING}/{namespace}/networkpolicies"):
+            await self.place.ask("DELETE", kind)
+
+    async def end(self, home: ClusterHome) -> None:
+        """Only its notes are kept."""
+        self._noted = (home.directory / NOTES).read_bytes()
+        await home.end()
 
     def specs(self) -> list[GatewaySpec]:
         """As a manager would ask for them."""
@@ -128,9 +146,9 @@ class Fleet:
             raise RuntimeError(f"there are {len(gateways)} of {self.count} pods")
         await asyncio.gather(*(runtime.remove(each.container_id, grace=0) for each in gateways))
         await runtime.close()
-        await home.end()
+        await self.end(home)
 
-    async def through_the_manager(self) -> Seconds:
+    async def through_the_manager(self, name: str = "manager") -> Seconds:
         """A whole manager."""
         home = await self.home()
         manager = home.manager()
@@ -139,8 +157,8 @@ class Fleet:
         took, cpu = await until_all_run(manager, self.count)
         before = await first - begun
         await manager.stop()
-        await home.end()
-        return {"manager": took, "launches": took - before, "cpu": cpu}
+        await self.end(home)
+        return {name: took} if name != "manager" else {name: took, "launches": took - before, "cpu": cpu}
 
     async def _first_pod(self) -> float:
         """When a gateway's pod was made."""
@@ -174,6 +192,8 @@ async def measure(findings: Findings, place: ClusterPlace, given: Namespace) -> 
     await place.make()
     try:
         await take("the first start ever", lambda: fleet.through_the_runtime("first"))
+        await fleet.forget()
+        await take("the first start ever of a manager", lambda: fleet.through_the_manager("first manager"))
         for _ in range(given.rounds):
             await take("bare pods", fleet.bare)
             await take("the runtime alone", lambda: fleet.through_the_runtime("runtime"))
@@ -189,8 +209,9 @@ def tell(findings: Findings, times: Mapping[str, list[float]], gateways: int) ->
     questions = {
         "runtime": f"How long do {gateways} gateways on Kubernetes take to start in the runtime alone, against bare pods, all at once?",
         "manager": "… through the manager, until each has its password?",
-        "launches": "… from its first pod on, without its own start and the look at the image?",
+        "launches": "… from its first pod on, without its own start?",
         "first": "… in the runtime at the first start ever, without policy and Services?",
+        "first manager": "… through the manager at the first start ever, with the look at the image before?",
     }
     for name, question in questions.items():
         took = statistics.median(times[name])

@@ -81,6 +81,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def test_a_secret_is_read_and_delivered_once(place: Place) -> None:
     """User and version are told, the password arrives as its controller wants it, and a ticket is good for one delivery."""
     await asyncio.to_thread(place.put, REF, "Anna.01", "pass\\wörd")
+    place.broker.expect()
     login = await place.broker.read(REF, "ibc", follower_id=ANNA)
     assert (login.user, login.version) == ("anna.01", await place.broker.version(REF))
     assert "wörd" not in repr(login)

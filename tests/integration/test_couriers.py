@@ -83,6 +83,26 @@ async def test_the_next_burst_takes_a_new_process(couriers: CourierBroker, tmp_p
         await couriers.deliver(second.ticket, doorway.target("c2"))
 
 
+async def test_a_courier_that_is_expected_reads_what_is_asked_next(couriers: CourierBroker) -> None:
+    """It starts while nobody waits for it; said again nothing more starts."""
+    couriers.expect()
+    couriers.expect()
+    await until(lambda: len(pids(couriers)) == 1)
+    [pid] = pids(couriers)
+    await read(couriers)
+    couriers.expect()
+    assert pids(couriers) == [pid]
+
+
+async def test_a_closed_broker_expects_nothing(couriers: CourierBroker) -> None:
+    """No process is left over."""
+    couriers.expect()
+    await couriers.close()
+    couriers.expect()
+    await asyncio.sleep(0.1)
+    assert pids(couriers) == []
+
+
 async def test_versions_are_told_without_reading(couriers: CourierBroker, state_dir: Path) -> None:
     """The version is the one that a read gives; asking for it needs no key and is no read in the trail."""
     (state_dir / "credentials.key").rename(state_dir / "elsewhere")

@@ -16,7 +16,7 @@ from spreadpilot_core.ibkr.kubernetes.access_rules import AccessRules, Pods, net
 from spreadpilot_core.ibkr.kubernetes.api import RefusedError
 from spreadpilot_core.ibkr.kubernetes.connecting import Access
 from spreadpilot_core.ibkr.kubernetes.manifests import PodChoices
-from spreadpilot_core.ibkr.kubernetes.naming import Naming
+from spreadpilot_core.ibkr.kubernetes.naming import FOLLOWER_DIGEST, ROLE, Naming, labels_of
 from spreadpilot_core.ibkr.kubernetes.policy_trial import Enforced, policies_enforced
 from spreadpilot_core.ibkr.kubernetes.settings import access_rules_from
 from spreadpilot_core.ibkr.model.followers import FollowerId
@@ -36,6 +36,8 @@ class MadeUpCluster:
         self.is_open = True
         self.things: dict[str, dict[str, Any]] = {}
         self.refused: dict[str, RefusedError] = {}
+        """By what is to be made, or done."""
+        self.asked: list[str] = []
         self._enforces, self._connects = enforces, connects
         self._versions = iter(range(1, 1000))
 
@@ -46,13 +48,26 @@ class MadeUpCluster:
 
     async def get(self, doing: str, path: str) -> dict[str, Any] | None:
         """What is there."""
-        del doing
+        self.asked.append(doing)
         return self.things.get(path)
+
+    async def ask(self, doing: str, path: str, *, query: Mapping[str, str]) -> dict[str, Any]:
+        """What is there of a kind, with all of the labels that are asked for by a value."""
+        self.asked.append(doing)
+        if doing in self.refused:
+            raise self.refused[doing]
+        role, _, followers = query["labelSelector"].partition(",")
+        digests = followers.partition(" in (")[2].rstrip(")").split(",")
+        there = [thing for name, thing in self.things.items() if name.startswith(f"{path}/")]
+        ours = [each for each in there if labels_of(each).get(ROLE) == role.partition("=")[2]]
+        return {"items": [each for each in ours if labels_of(each).get(FOLLOWER_DIGEST) in digests]}
 
     async def create(self, doing: str, path: str, thing: Mapping[str, Any]) -> dict[str, Any]:
         """Make it, unless its kind is refused."""
         if path in self.refused:
             raise self.refused[path]
+        if f"{path}/{thing['metadata']['name']}" in self.things:
+            raise RefusedError(doing, 409, "AlreadyExists", "there is one")
         return await self.replace(doing, f"{path}/{thing['metadata']['name']}", thing)
 
     async def replace(self, doing: str, path: str, thing: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +173,7 @@ async def test_nothing_is_started_without_the_policy_that_was_asked_for() -> Non
     for made_up, told in cases:
         api: Any = made_up
         with pytest.raises(LaunchError, match=told):
-            await AccessKeeper(api, AccessRules(has_policy=True)).ensure(ALICE, NAMING)
+            await AccessKeeper(api, AccessRules(has_policy=True)).ensure(NAMING)
 
 
 async def test_what_somebody_changed_is_put_right_and_what_is_right_is_left() -> None:
@@ -166,19 +181,22 @@ async def test_what_somebody_changed_is_put_right_and_what_is_right_is_left() ->
     cluster = MadeUpCluster()
     api: Any = cluster
     keeper = AccessKeeper(api, AccessRules(has_policy=True, bots=Pods(labels={"app": "bot"}), refuses_eviction=True))
-    await keeper.ensure(ALICE, NAMING)
+    await keeper.ensure(NAMING)
+    await keeper.ensure_name(ALICE, NAMING)
     before = dict(cluster.things)
     assert sorted(before) == [
         "networkpolicies/fleet-gateways",
         "poddisruptionbudgets/fleet-gateways",
         "services/fleet-alice",
     ]
-    await keeper.ensure(ALICE, NAMING)
+    await keeper.ensure(NAMING)
+    await keeper.ensure_name(ALICE, NAMING)
     assert cluster.things == before
     policy = cluster.things["networkpolicies/fleet-gateways"]
     narrowed = {**policy["spec"]["podSelector"]["matchLabels"], "app": "nothing"}
     policy["spec"] = {**policy["spec"], "podSelector": {**policy["spec"]["podSelector"], "matchLabels": narrowed}}
-    await keeper.ensure(ALICE, NAMING)
+    await keeper.ensure(NAMING)
+    await keeper.ensure_name(ALICE, NAMING)
     assert (
         cluster.things["networkpolicies/fleet-gateways"]["spec"]
         == network_policy(AccessRules(bots=Pods(labels={"app": "bot"})), naming=NAMING, namespace="trading")["spec"]
@@ -190,6 +208,51 @@ async def test_a_service_that_can_not_be_made_keeps_no_gateway_from_starting() -
     cluster = MadeUpCluster()
     cluster.refused["services"] = RefusedError("create", 403, "Forbidden", 'User "x" cannot create resource "services"')
     api: Any = cluster
-    await AccessKeeper(api, AccessRules()).ensure(ALICE, NAMING)
+    await AccessKeeper(api, AccessRules()).ensure_name(ALICE, NAMING)
     assert cluster.things == {}
     assert service(ALICE, naming=Naming("1st"))["metadata"]["name"] == "gw-1st-alice"
+
+
+async def ensure_names(cluster: MadeUpCluster, *followers: str) -> None:
+    """Of gateways that start at once."""
+    api: Any = cluster
+    keeper = AccessKeeper(api, AccessRules())
+    await asyncio.gather(*(keeper.ensure_name(FollowerId(each), NAMING) for each in followers))
+
+
+async def test_names_of_gateways_that_start_at_once_are_looked_at_together() -> None:
+    """One that somebody has changed is put right, and one that is gone is made."""
+    cluster = MadeUpCluster()
+    await ensure_names(cluster, "alice", "ben", "carol")
+    made = dict(cluster.things)
+    assert len(made) == 3
+    cluster.things["services/fleet-alice"] = {**made["services/fleet-alice"], "spec": {"selector": {"other": "pods"}}}
+    del cluster.things["services/fleet-ben"]
+    cluster.asked.clear()
+    await ensure_names(cluster, "alice", "ben", "carol")
+    assert {name: thing["spec"] for name, thing in cluster.things.items()} == {
+        name: thing["spec"] for name, thing in made.items()
+    }
+    assert set(cluster.asked) == {"list services"}
+    assert len(cluster.asked) <= 2
+
+
+async def test_an_account_that_may_not_list_asks_for_each_by_its_name() -> None:
+    """A role of before knows no better."""
+    cluster = MadeUpCluster()
+    cluster.refused["list services"] = RefusedError(
+        "list", 403, "Forbidden", 'User "x" cannot list resource "services"'
+    )
+    await ensure_names(cluster, "alice", "ben")
+    assert sorted(cluster.things) == ["services/fleet-alice", "services/fleet-ben"]
+    assert "read services fleet-alice" in cluster.asked
+
+
+async def test_a_name_that_somebody_else_has_is_left_to_them(caplog: pytest.LogCaptureFixture) -> None:
+    """It bears none of our labels, so that it is in no list."""
+    cluster = MadeUpCluster()
+    theirs = {"metadata": {"name": "fleet-alice", "resourceVersion": "1"}, "spec": {"selector": {"their": "pods"}}}
+    cluster.things["services/fleet-alice"] = theirs
+    await ensure_names(cluster, "alice")
+    assert cluster.things == {"services/fleet-alice": theirs}
+    assert "not this manager's bears the name fleet-alice" in caplog.text

@@ -15,6 +15,7 @@ from aiohttp import web
 from spreadpilot_core.ibkr.kubernetes.api import Api
 from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER
 from spreadpilot_core.ibkr.kubernetes.streams import log_lines
+from spreadpilot_core.ibkr.model.gateways import GatewayPhase
 from support.scripted_kubernetes import answered_by
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -37,12 +38,14 @@ class LogServer:
         self.cuts: list[int] = []
         """After how many bytes each connection ends, as where a node's went; the next one is whole, and the pod has ended then."""
         self.since: list[str | None] = []
+        self.asked: list[str] = []
         self.pod: dict[str, Any] = {"metadata": {"name": "alice", "uid": "u-1", "resourceVersion": "1"}, "status": {}}
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """One request."""
         if request.path == "/version":
             return web.json_response({"gitVersion": "v1"})
+        self.asked.append(request.path.rpartition("/")[2])
         if not request.path.endswith("/log"):
             status = {"containerStatuses": [{"name": CONTAINER, "state": {} if self.cuts else {"terminated": {}}}]}
             return web.json_response({**self.pod, "status": status, "items": []})
@@ -72,9 +75,9 @@ async def api_fixture(server: LogServer, tmp_path: Path) -> AsyncIterator[Api]:
         yield api
 
 
-async def told(api: Api) -> list[str]:
-    """All lines until the pod has ended."""
-    gateway: Any = SimpleNamespace(container_id="u-1", follower_id="alice")
+async def told(api: Api, phase: GatewayPhase = GatewayPhase.RUNNING) -> list[str]:
+    """All lines until the pod has ended; so it was found last."""
+    gateway: Any = SimpleNamespace(container_id="u-1", follower_id="alice", phase=phase)
     async with asyncio.timeout(60):
         return [line async for line in log_lines(api, "alice", gateway)]
 
@@ -117,3 +120,20 @@ async def test_a_line_of_any_length_ends_no_log(server: LogServer, api: Api) -> 
     assert (one, three) == ("one", "three")
     assert long.startswith("xxx")
     assert 1000 < len(long) < 100_000
+
+
+async def test_a_gateway_that_was_found_to_run_is_read_at_once(server: LogServer, api: Api) -> None:
+    """Twenty that start at once are not asked for once more; whether it has ended is asked when its log ends."""
+    server.lines, server.cuts = [stamped(0, "one"), stamped(1, "two")], [len(stamped(0, "one"))]
+    assert await told(api) == ["one", "two"]
+    assert server.asked == ["log", "alice", "log"]
+    server.asked.clear()
+    assert await told(api, GatewayPhase.EXITED) == ["one", "two"]
+    assert server.asked == ["alice", "log"]
+
+
+async def test_a_log_ends_where_the_name_is_another_pods(server: LogServer, api: Api) -> None:
+    """What that one prints says nothing of the first."""
+    server.pod["metadata"]["uid"] = "u-2"
+    server.lines = [stamped(0, "one")]
+    assert await told(api, GatewayPhase.EXITED) == []

@@ -14,13 +14,13 @@ from aiohttp import web
 
 from spreadpilot_core.ibkr.errors import RuntimeUnavailableError
 from spreadpilot_core.ibkr.kubernetes.api import Api
-from spreadpilot_core.ibkr.kubernetes.following import follow_pod
-from spreadpilot_core.ibkr.kubernetes.naming import Naming
+from spreadpilot_core.ibkr.kubernetes.naming import FOLLOWED, GATEWAY, ROLE, Naming
+from spreadpilot_core.ibkr.kubernetes.pod_watch import PodWatch
 from spreadpilot_core.ibkr.kubernetes.streams import PodChanges
 from spreadpilot_core.ibkr.model.records import Identities
 from support.scripted_kubernetes import answered_by
 
-POD: dict[str, Any] = {"metadata": {"name": "alice", "uid": "u-1", "resourceVersion": "1"}}
+POD: dict[str, Any] = {"metadata": {"name": "alice", "uid": "u-1", "resourceVersion": "1", "labels": {ROLE: GATEWAY}}}
 STATUS = {"kind": "Status", "message": "Too many requests, please try again later.", "reason": "TooManyRequests"}
 
 
@@ -53,7 +53,7 @@ class BusyServer:
             return self._too_busy()
         response = web.StreamResponse()
         await response.prepare(request)
-        changed = {**POD, "metadata": {**POD["metadata"], "resourceVersion": "2", "labels": {"changed": "yes"}}}
+        changed = {**POD, "metadata": {**POD["metadata"], "resourceVersion": "2"}}
         await response.write(json.dumps({"type": "MODIFIED", "object": changed}).encode() + b"\n")
         await asyncio.sleep(3600)
         return response
@@ -94,18 +94,23 @@ async def test_one_that_stays_too_busy_is_told_in_its_own_words(server: BusyServ
 async def test_a_launch_that_follows_its_pod_goes_on_following_it(server: BusyServer, api: Api) -> None:
     """A watch that is refused for now is no reason to give up the pod."""
     server.refuses_watches = 2
-    async with asyncio.timeout(30), aclosing(follow_pod(api, POD)) as states:
-        async for seen in states:
-            assert seen is not None
-            if seen["metadata"]["resourceVersion"] == "2":
-                break
+    watch = PodWatch(api, FOLLOWED)
+    with watch.follow("alice") as followed:
+        async with asyncio.timeout(30), aclosing(followed.states(POD)) as states:
+            async for seen in states:
+                assert seen is not None
+                if seen["metadata"]["resourceVersion"] == "2":
+                    break
+    await watch.close()
     assert server.watched == 3
 
 
 async def test_the_watch_of_all_pods_comes_back(server: BusyServer, api: Api) -> None:
     """None for the break, so that whoever lists is told why, and None for the return."""
     server.refuses_watches = 2
-    changes = PodChanges(api, Naming("fleet", Identities("own"))).follow()
+    watch = PodWatch(api, FOLLOWED)
+    changes = PodChanges(watch, Naming("fleet", Identities("own"))).follow()
     async with asyncio.timeout(30):
         assert [await anext(changes), await anext(changes)] == [None, None]
+    await watch.close()
     assert server.watched == 3

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from spreadpilot_core.ibkr.tasks import Tasks, to_its_end
+from spreadpilot_core.ibkr.tasks import Tasks, side_by_side, to_its_end
 
 
 async def test_a_task_that_is_over_is_not_counted_even_before_its_callbacks_have_run() -> None:
@@ -156,3 +157,34 @@ async def test_what_must_not_stop_half_way_ends_and_its_caller_is_cancelled_then
 
 async def _fails() -> None:
     raise ZeroDivisionError
+
+
+async def test_side_by_side_gives_what_each_brings() -> None:
+    """In their order, whichever ends first."""
+
+    async def bring(what: str, after: float) -> str:
+        await asyncio.sleep(after)
+        return what
+
+    assert await side_by_side("test", first=bring("a", 0.02), second=bring("b", 0)) == ["a", "b"]
+
+
+async def test_the_first_that_fails_side_by_side_cuts_the_others_short(caplog: pytest.LogCaptureFixture) -> None:
+    """Their own ends are waited for."""
+    ended: list[str] = []
+
+    async def last() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append("last")
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await side_by_side("test", failing=fail(), too=fail(), lasting=last())
+    assert ended == ["last"]
+    gc.collect()  # a failure that nobody looked at would be told now
+    assert "never retrieved" not in caplog.text

@@ -278,6 +278,9 @@ class CredentialBroker(Protocol):
     def renew_within(self) -> float | None:
         """Seconds within which `version` should be asked again, so that a token is renewed in time; None: no matter."""
 
+    def expect(self) -> None:
+        """Secrets are about to be read: whatever that needs may start meanwhile. Waits for nothing, and fails at nothing."""
+
     async def read(self, ref: str, controller: Controller, *, follower_id: FollowerId) -> Login:
         """Have the secret read and checked for what this controller can take.
 

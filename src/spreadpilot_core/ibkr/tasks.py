@@ -183,6 +183,24 @@ async def keep_running(
         await asyncio.sleep(backoff.next())
 
 
+async def side_by_side(owner: str, **work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What each of these brings; the first that fails cuts the others short, and is raised once those have ended."""
+    tasks = Tasks(owner)
+    begun = [tasks.begin(name, each, then=_awaited) for name, each in work.items()]
+    try:
+        await asyncio.wait(begun, return_when=asyncio.FIRST_EXCEPTION)
+        failed = [each for each in begun if each.done() and (each.cancelled() or each.exception() is not None)]
+        return [each.result() for each in failed or begun]
+    finally:
+        await tasks.cancel()
+
+
+def _awaited(task: asyncio.Task[Any]) -> None:
+    """Who awaits it sees its outcome, or that of one that failed before."""
+    if not task.cancelled():
+        task.exception()
+
+
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Do what must not stop half-way: who is cancelled meanwhile waits for its end all the same, and is cancelled then."""
     task = asyncio.create_task(work)

@@ -113,6 +113,11 @@ class CourierBroker:
         stored = FileWatch(settings.state_dir / STORE_FILE, poll_interval=settings.poll_interval)
         return cls(first_line(settings), stored=stored)
 
+    def expect(self) -> None:
+        """Start a courier for what is asked next; one that nobody asks ends by itself."""
+        if not self._closed:
+            self._of_the_day()
+
     async def read(self, ref: str, controller: Controller, *, follower_id: FollowerId) -> Login:
         """Have the secret read and checked for what this controller can take.
 
@@ -203,9 +208,12 @@ class CourierBroker:
         if self._closed:
             msg = "The manager is stopping; no secret is read any more."
             raise CredentialsUnavailableError(msg)
+        return await asyncio.shield(self._of_the_day())
+
+    def _of_the_day(self) -> asyncio.Task[_Courier]:
         if self._current is None or self._is_past(self._current):
             self._current = self._tasks.begin("start", self._start(), then=_ignore)
-        return await asyncio.shield(self._current)
+        return self._current
 
     def _is_past(self, starting: asyncio.Task[_Courier]) -> bool:
         if not starting.done():

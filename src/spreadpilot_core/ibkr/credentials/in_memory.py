@@ -61,6 +61,9 @@ class InMemoryBroker:
         self._secrets.pop(ref, None)
         self._wake()
 
+    def expect(self) -> None:
+        """It is ready."""
+
     async def read(self, ref: str, controller: Controller, *, follower_id: FollowerId) -> Login:
         """Hold the password for its delivery."""
         del follower_id

@@ -8,10 +8,15 @@ pods.py          what a pod's state means
 phases.py        what a pod waits for, and when its end is confirmed, in the scheduler's and the kubelet's words
 following.py     one pod, followed until it is as it should be
 images.py        what an image says of itself, by a probe
+image_notes.py   what it said to a manager before
 access_rules.py     who reaches gateways and who may end them
 access_keeping.py   has that be there before a gateway is
 policy_trial.py     whether anything enforces network policies: two pods try it
 watching.py      what the API server tells of all things of a kind
+pod_watch.py     all of our pods by one watch, for who follows one of them
+shared_looks.py  looks that launches share
+things_of_followers.py  what each follower has beside its pod
+settings_claims.py  where its gateway's settings are kept
 streams.py       changes of our pods, and their logs
 forwarding.py    ways to gateways from outside of the cluster
 executing.py     commands inside of a pod

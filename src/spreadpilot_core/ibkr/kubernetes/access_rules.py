@@ -21,6 +21,8 @@ from spreadpilot_core.ibkr.model.followers import FollowerId
 
 NETWORKING: Final = "networking.k8s.io/v1"
 DISRUPTIONS: Final = "policy/v1"
+SERVICE: Final = "service"
+"""The role of gateways' Services."""
 _NAMESPACE_NAME: Final = "kubernetes.io/metadata.name"
 """The label that every namespace has from the cluster itself."""
 _ANY_PORT: Final = 4002
@@ -55,7 +57,7 @@ def service(follower_id: FollowerId, *, naming: Naming) -> dict[str, Any]:
         "kind": "Service",
         "metadata": {
             "name": naming.service(follower_id),
-            "labels": {**naming.labels(follower_id), ROLE: "service"},
+            "labels": {**naming.labels(follower_id), ROLE: SERVICE},
             "annotations": naming.marks(follower_id),
         },
         "spec": {

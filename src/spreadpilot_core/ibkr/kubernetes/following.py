@@ -1,12 +1,8 @@
-"""One pod, followed until it is as it should be: placed and running, or confirmed gone.
-
-Each is a short watch of that pod alone. It breaks when the API server goes, and comes back; what it tells is the pod as it is.
-"""
+"""One pod, followed until it is as it should be: placed and running, or confirmed gone."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
@@ -39,57 +35,32 @@ from spreadpilot_core.ibkr.kubernetes.phases import (
 from spreadpilot_core.ibkr.kubernetes.pods import name_of, uid_of
 from spreadpilot_core.ibkr.tasks import Backoff
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
-_WATCH_SECONDS: Final = 240
+States = AsyncGenerator[Pod | None, None]
+"""A pod as it is, each time that it is told; None as the last, when it is gone."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 _NODE_CHECKED_EVERY: Final = 5.0
 """Seconds between two looks at the node of a pod whose end is waited for."""
 _MOST_EVENTS: Final = 50
 
 
-async def follow_pod(api: Api, pod: Pod) -> AsyncGenerator[Pod | None, None]:
-    """This pod as it is, each time it changes, from now on; None as the last, when it is gone. Never ends by itself otherwise.
-
-    Raises:
-        RefusedError: it may not be looked at.
-    """
-    name, uid = name_of(pod), uid_of(pod)
-    backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-    path = api.place("pods")
-    while True:
-        try:
-            found = await api.get(f"read the pod {name}", api.place("pods", name))
-            if found is None or uid_of(found) != uid:
-                yield None
-                return
-            yield found
-            query: Query = {
-                "watch": "1",
-                "fieldSelector": f"metadata.name={name}",
-                "resourceVersion": str(found["metadata"]["resourceVersion"]),
-                "timeoutSeconds": _WATCH_SECONDS,
-            }
-            async with api.stream(f"watch the pod {name}", path, query) as lines:
-                async for line in lines:
-                    event = json.loads(line)
-                    if event.get("type") not in ("ADDED", "MODIFIED", "DELETED"):
-                        break
-                    backoff.reset()
-                    gone = event["type"] == "DELETED" or uid_of(event["object"]) != uid
-                    yield None if gone else event["object"]
-                    if gone:
-                        return
-        except (RuntimeUnavailableError, ValueError, KeyError):
-            if not api.is_open:
-                raise RuntimeUnavailableError("The Kubernetes runtime was closed meanwhile.") from None
+async def asked_again(api: Api, pod: Pod) -> AsyncGenerator[Pod | None, None]:
+    """This pod, asked for now and then; None as the last, when it is gone. For whom no watch is worth its while."""
+    name, backoff = name_of(pod), Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+    while (found := await api.get(f"read the pod {name}", api.place("pods", name))) is not None:
+        yield found
         await asyncio.sleep(backoff.next())
+    yield None
 
 
-async def until_running(api: Api, pod: Pod, *, within: float, tell: Callable[[Waiting | None], None]) -> Pod:
+async def until_running(
+    api: Api, pod: Pod, states: States, *, within: float, tell: Callable[[Waiting | None], None]
+) -> Pod:
     """The pod once its container runs.
 
     Args:
         api: the API server.
         pod: as it was made.
+        states: as it is from then on.
         within: seconds.
         tell: what it waits for, whenever that changes.
 
@@ -99,7 +70,7 @@ async def until_running(api: Api, pod: Pod, *, within: float, tell: Callable[[Wa
     """
     name, last = name_of(pod), pod
     try:
-        async with asyncio.timeout(within), aclosing(follow_pod(api, pod)) as states:
+        async with asyncio.timeout(within), aclosing(states):
             async for seen in states:
                 if seen is None or is_deleted(seen):
                     raise LaunchError(f"The pod {name} was removed by somebody else while it started.")
@@ -122,11 +93,11 @@ async def until_running(api: Api, pod: Pod, *, within: float, tell: Callable[[Wa
     raise AssertionError  # the states end with None
 
 
-async def until_final(api: Api, pod: Pod, *, within: float) -> None:
+async def until_final(pod: Pod, states: States, *, within: float) -> None:
     """Wait until what a pod does is done. Raises as `until_running`, and where it failed."""
     last = pod
     try:
-        async with asyncio.timeout(within), aclosing(follow_pod(api, pod)) as states:
+        async with asyncio.timeout(within), aclosing(states):
             async for seen in states:
                 if seen is None:
                     raise LaunchError(f"The pod {name_of(pod)} was removed by somebody else.")
@@ -178,7 +149,7 @@ async def _warning(api: Api, pod: Pod) -> str | None:
     return None if newest is None else f"{newest.get('reason')}: {newest.get('message')}"
 
 
-async def until_ended(api: Api, pod: Pod, *, within: float) -> Pod | None:
+async def until_ended(api: Api, pod: Pod, states: States, *, within: float) -> Pod | None:
     """The pod once its node has confirmed its end, or somebody who may say so that its node's machine is off; None when it is gone.
 
     Raises:
@@ -186,27 +157,27 @@ async def until_ended(api: Api, pod: Pod, *, within: float) -> Pod | None:
         RuntimeUnavailableError: its node did not confirm it in time.
     """
     deadline = asyncio.get_running_loop().time() + within
-    async with aclosing(follow_pod(api, pod)) as states:
-        seen: Pod | None = pod
-        following = asyncio.ensure_future(anext(states))
-        try:
-            while True:
-                done, _ = await asyncio.wait({following}, timeout=_NODE_CHECKED_EVERY)
-                if done:
-                    seen = following.result()
-                    if seen is None or is_confirmed_ended(seen):
-                        return seen
-                    following = asyncio.ensure_future(anext(states))
-                assert seen is not None
-                if (not done or is_collected(seen)) and await _node_is_off(api, seen):
+    seen: Pod | None = pod
+    following = asyncio.ensure_future(anext(states))
+    try:
+        while True:
+            done, _ = await asyncio.wait({following}, timeout=_NODE_CHECKED_EVERY)
+            if done:
+                seen = following.result()
+                if seen is None or is_confirmed_ended(seen):
                     return seen
-                if asyncio.get_running_loop().time() > deadline:
-                    raise RuntimeUnavailableError(
-                        f"The end of the pod {name_of(pod)} is not confirmed: its node {node_of(pod)} has not said that it ended."
-                    )
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+                following = asyncio.ensure_future(anext(states))
+            assert seen is not None
+            if (not done or is_collected(seen)) and await _node_is_off(api, seen):
+                return seen
+            if asyncio.get_running_loop().time() > deadline:
+                raise RuntimeUnavailableError(
+                    f"The end of the pod {name_of(pod)} is not confirmed: its node {node_of(pod)} has not said that it ended."
+                )
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await states.aclose()
 
 
 async def _node_is_off(api: Api, pod: Pod) -> bool:

@@ -19,6 +19,8 @@ from spreadpilot_core.ibkr.runtimes.wrapper import LOGINS_LEFT_VARIABLE, WRAPPER
 
 CONTAINER: Final = "gateway"
 NO_VOLUME: Final = "none"
+SETTINGS: Final = "settings"
+"""The role of the claims of gateways' settings."""
 STOP_SECONDS: Final = 90
 """How long whoever deletes a pod gives it; a tidy close takes ibcontroller up to 25 s."""
 _PROBE_SECONDS: Final = 600
@@ -150,7 +152,7 @@ def settings_claim(spec: GatewaySpec, *, naming: Naming, choices: PodChoices) ->
         said["storageClassName"] = choices.storage_class
     metadata = {
         "name": naming.claim(spec.follower_id, spec.trading_mode, spec.user),
-        "labels": {**choices.labels, **naming.labels(spec.follower_id), marks.ROLE: "settings"},
+        "labels": {**choices.labels, **naming.labels(spec.follower_id), marks.ROLE: SETTINGS},
         "annotations": naming.marks(spec.follower_id),
     }
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": said}

@@ -41,6 +41,8 @@ FINALIZER: Final = f"{NAMESPACE}/confirmed-end"
 """Keeps a pod's object, whoever deletes it and however, until this manager has seen that its node confirmed its end."""
 SELECTOR: Final = f"{ROLE}={GATEWAY}"
 """Every manager's gateways."""
+FOLLOWED: Final = f"{ROLE} in ({GATEWAY},{PROBE})"
+"""The same, and the probes of images."""
 
 _LEGAL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _MAPPED = re.compile(r".*--[0-9a-f]{16}")

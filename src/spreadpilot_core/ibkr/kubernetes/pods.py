@@ -41,6 +41,11 @@ def name_of(pod: Pod) -> str:
     return str((pod.get("metadata") or {}).get("name", ""))
 
 
+def is_gateway(pod: Pod) -> bool:
+    """Whether it is a gateway's, whoever manages it, and not the probe of an image."""
+    return labels_of(pod).get(marks.ROLE) == marks.GATEWAY
+
+
 def gateway_from(pod: Pod, *, naming: Naming) -> Gateway | None:
     """What a pod says, or None when it bears no identity of this manager."""
     if not naming.owns(pod):

@@ -15,7 +15,7 @@ from typing import Any, Final
 from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.kubernetes.access_rules import NETWORKING
 from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
-from spreadpilot_core.ibkr.kubernetes.following import until_running
+from spreadpilot_core.ibkr.kubernetes.following import asked_again, until_running
 from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, PodChoices, literal, short_pod
 from spreadpilot_core.ibkr.kubernetes.naming import NAMESPACE, ROLE, Naming
 from spreadpilot_core.ibkr.kubernetes.phases import Pod
@@ -116,7 +116,8 @@ class _Trial:
         pod = short_pod(name, self._image, command, labels=labels, naming=self._naming, choices=self._choices)
         made = await self._create("pods", pod)
         self._pods.append(made)
-        return await until_running(self._api, made, within=within, tell=lambda _: None)
+        states = asked_again(self._api, made)
+        return await until_running(self._api, made, states, within=within, tell=lambda _: None)
 
     async def _create(self, kind: str, thing: Mapping[str, Any], *, group: str = "") -> dict[str, Any]:
         what = f"the trial {thing['metadata']['name']}"

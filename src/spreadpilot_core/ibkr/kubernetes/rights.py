@@ -74,6 +74,10 @@ NEEDED: Final = (
         for verb in _VERBS
     ),
     *(
+        Right("list", kind, "launches that begin at once ask for each gateway's one by one", is_optional=True)
+        for kind in ("persistentvolumeclaims", "services")
+    ),
+    *(
         Right(
             verb,
             "networkpolicies",

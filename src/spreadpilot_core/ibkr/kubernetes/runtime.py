@@ -1,10 +1,12 @@
 """Gateways in a Kubernetes cluster: each a bare pod of one namespace, with an address of its own.
 
     prepare   the image at hand, and what it says of itself                      images
-    launch    service and policy, settings' claim, pod, its place and start, commit, its password    manifests, following
+    launch    the user is free, policy and settings' claim, pod                  shared_looks, access_keeping, manifests
+              its place and start; beside it the user again, the image, its Service    pod_watch, following
+              commit, its mark, its password
     list …    every pod with our identity, whatever its phase                    pods
     changes, log                                                                 streams
-    remove    asked to end, confirmed by its node, its finalizer taken           following
+    remove    asked to end, confirmed by its node, its finalizer taken           pod_watch, following
     reach     its address in the cluster, or a way through the API server        forwarding
 
 A pod runs while it waits for its password. What says that it may have it is written into the pod right before it is delivered, so
@@ -18,6 +20,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -36,16 +39,19 @@ from spreadpilot_core.ibkr.kubernetes.connecting import access_from
 from spreadpilot_core.ibkr.kubernetes.executing import execute
 from spreadpilot_core.ibkr.kubernetes.following import until_ended, until_running
 from spreadpilot_core.ibkr.kubernetes.forwarding import Forwards
+from spreadpilot_core.ibkr.kubernetes.image_notes import NOTES, ImageNotes
 from spreadpilot_core.ibkr.kubernetes.images import ImageProbes
-from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, PodChoices, gateway_pod, settings_claim
+from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER, SETTINGS, PodChoices, gateway_pod
 from spreadpilot_core.ibkr.kubernetes.naming import (
     COMMITTED,
     FINALIZER,
+    FOLLOWED,
     IDENTITY,
     SELECTOR,
     USER,
     Naming,
     annotations_of,
+    labels_of,
 )
 from spreadpilot_core.ibkr.kubernetes.phases import (
     Pod,
@@ -55,10 +61,14 @@ from spreadpilot_core.ibkr.kubernetes.phases import (
     is_final,
     is_running,
 )
+from spreadpilot_core.ibkr.kubernetes.pod_watch import FollowedPod, PodWatch
 from spreadpilot_core.ibkr.kubernetes.pods import foreign_from, gateway_from, name_of, uid_of
 from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
 from spreadpilot_core.ibkr.kubernetes.settings import access_rules_from, choices_from
+from spreadpilot_core.ibkr.kubernetes.settings_claims import ensure_claim
+from spreadpilot_core.ibkr.kubernetes.shared_looks import SharedLooks
 from spreadpilot_core.ibkr.kubernetes.streams import LineReader, PodChanges, log_lines, printed
+from spreadpilot_core.ibkr.kubernetes.things_of_followers import ThingsOfFollowers
 from spreadpilot_core.ibkr.model.figures import ContainerFigures
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.gateways import (
@@ -73,11 +83,11 @@ from spreadpilot_core.ibkr.model.gateways import (
 from spreadpilot_core.ibkr.model.records import NOBODY, ContainerId, Identities
 from spreadpilot_core.ibkr.model.users import user_digest
 from spreadpilot_core.ibkr.runtimes.host_ports import NoHostPorts, endpoint_of
-from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE
+from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE, Image
 from spreadpilot_core.ibkr.seams import CommitLogin, DeliverSecret, HostPorts
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.system.clock import utc_now
-from spreadpilot_core.ibkr.tasks import Backoff, Tasks
+from spreadpilot_core.ibkr.tasks import Tasks, side_by_side
 from spreadpilot_core.ibkr.telemetry import get_logger, traced
 
 log = get_logger(__name__)
@@ -115,6 +125,7 @@ class KubernetesRuntime:
         choices: PodChoices | None = None,
         access: AccessRules | None = None,
         start_time: float = 300.0,
+        notes: ImageNotes | None = None,
     ) -> None:
         self.ports: HostPorts = NoHostPorts()
         self.foreign: Sequence[ForeignGateway] = ()
@@ -123,9 +134,12 @@ class KubernetesRuntime:
         self._api = api
         self._choices = choices or PodChoices()
         self._start_time = start_time
-        self._probes = ImageProbes(api, choices=self._choices, within=start_time)
+        self._watch = PodWatch(api, FOLLOWED)
+        self._probes = ImageProbes(self._watch, choices=self._choices, within=start_time, notes=notes)
         self._forwards = Forwards(api)
         self._access = AccessKeeper(api, access or AccessRules())
+        self._claims = ThingsOfFollowers(api, "persistentvolumeclaims", SETTINGS)
+        self._users = SharedLooks[str, Sequence[Pod]]("pods of IBKR users", self._pods_of_users)
         self._names: dict[ContainerId, str] = {}
         """What the API server calls each pod: it finds none by its id."""
         self._reset_hours: dict[FollowerId, str | None] = {}
@@ -143,6 +157,7 @@ class KubernetesRuntime:
             choices=choices_from(settings),
             access=access_rules_from(settings),
             start_time=settings.pod_start_time,
+            notes=ImageNotes(settings.state_dir / NOTES),
         )
 
     @property
@@ -161,12 +176,16 @@ class KubernetesRuntime:
     async def open(self) -> None:
         """Reach the API server."""
         await self._api.open()
+        await self._probes.open()
         log.info("kubernetes reached", server=self._api.server, namespace=self._api.namespace)
 
     async def close(self) -> None:
         """Let go; no pod is touched."""
         await self._probes.close()
         await self._forwards.close()
+        for looks in (self._users, self._claims, self._access):
+            await looks.close()
+        await self._watch.close()
         await self._api.close()
 
     async def identity(self) -> str:
@@ -179,6 +198,7 @@ class KubernetesRuntime:
 
     async def prepare(self, spec: GatewaySpec) -> Controller:
         """Have a pod of the image tell its controller, once."""
+        self._watch.begin()
         image = await self._probes.at_hand(spec, self._naming)
         self._reset_hours[spec.follower_id] = image.reset_hours
         return image.contract.controller
@@ -202,21 +222,21 @@ class KubernetesRuntime:
 
         self._launching.add(name)
         try:
-            return await self._launch(spec, client_id, secret=secret, commit=commit_it)
+            with self._watch.follow(name) as followed:
+                return await self._launch(spec, client_id, followed, secret=secret, commit=commit_it)
         finally:
             self._launching.discard(name)
 
     async def _launch(
-        self, spec: GatewaySpec, client_id: int, *, secret: DeliverSecret, commit: CommitLogin
+        self, spec: GatewaySpec, client_id: int, followed: FollowedPod, *, secret: DeliverSecret, commit: CommitLogin
     ) -> Gateway:
+        image = await self._probes.at_hand(spec, self._naming)
         with traced("runtime create"):
-            pod = await self._create(spec, client_id)
+            pod = await self._create(image, spec, client_id)
         container_id = uid_of(pod)
         try:
             with traced("runtime start"):
-                pod = await until_running(
-                    self._api, pod, within=self._start_time, tell=lambda waits: self._note_wait(spec, waits)
-                )
+                pod = await self._start(image, spec, pod, followed)
             target = await self._target(pod)
             await commit(container_id)
             pod = await self._mark_committed(pod, is_committed=True)
@@ -231,9 +251,25 @@ class KubernetesRuntime:
         except Exception:
             await self._discard(pod)
             raise
-        if (gateway := await self.inspect(container_id)) is None:
+        now = await followed.now(pod)
+        if now is None or (gateway := gateway_from(now, naming=self._naming)) is None:
             raise LaunchError(f"The pod {name_of(pod)} was removed by somebody else while it started.")
         return gateway
+
+    async def _start(self, image: Image, spec: GatewaySpec, pod: Pod, followed: FollowedPod) -> Pod:
+        """Once it runs, and everything else is there that must be before it logs in."""
+        naming = self._naming
+        states, tell = followed.states(pod), partial(self._note_wait, spec)
+        running, *_ = await side_by_side(
+            f"start {spec.follower_id}",
+            running=until_running(self._api, pod, states, within=self._start_time, tell=tell),
+            # Again: of two managers that create at once, each has looked before the other's was there.
+            user=self._refuse_user(spec.user),
+            image=self._probes.confirm(image, spec, naming),
+            name=self._access.ensure_name(spec.follower_id, naming),
+        )
+        found: Pod = running
+        return found
 
     def _note_wait(self, spec: GatewaySpec, waits: Waiting | None) -> None:
         if waits is None:
@@ -241,12 +277,14 @@ class KubernetesRuntime:
         else:
             self._waits[spec.follower_id] = waits
 
-    async def _create(self, spec: GatewaySpec, client_id: int) -> Pod:
-        image, naming = await self._probes.at_hand(spec, self._naming), self._naming
-        await self._refuse_user(spec.user)
-        await self._access.ensure(spec.follower_id, naming)
-        if self._choices.keeps_settings:
-            await self._ensure_claim(spec)
+    async def _create(self, image: Image, spec: GatewaySpec, client_id: int) -> Pod:
+        naming = self._naming
+        await side_by_side(
+            f"launch {spec.follower_id}",
+            user=self._refuse_user(spec.user),
+            access=self._access.ensure(naming),
+            settings=ensure_claim(self._claims, spec, naming=naming, choices=self._choices),
+        )
         manifest = gateway_pod(image, spec, client_id, naming=naming, choices=self._choices, version=_VERSION)
         name = str(manifest["metadata"]["name"])
         try:
@@ -256,19 +294,21 @@ class KubernetesRuntime:
                 raise await self._name_taken(name, refused) from refused
             raise refusal_of(refused, f"the pod {name}") from refused
         self._names[uid_of(pod)] = name
-        try:  # again: of two managers that create at once, each has looked before the other's was there
-            await self._refuse_user(spec.user)
-        except LaunchError:
-            await self._discard(pod)
-            raise
         return pod
 
     async def _refuse_user(self, user: str) -> None:
         """One session of an IBKR user: another manager's pod holds its user from its creation to its end."""
-        for pod in await self._pods(f"{SELECTOR},{USER}={user_digest(user)}"):
+        for pod in await self._users.at(user_digest(user)):
             foreign = foreign_from(pod, naming=self._naming)
             if foreign is not None and foreign.user_digest is not None and not foreign.is_ended:
                 raise UserTakenError(user, foreign)
+
+    async def _pods_of_users(self, users: Sequence[str]) -> Mapping[str, Sequence[Pod]]:
+        """Whoever manages them, by the digests of their users."""
+        pods: dict[str, list[Pod]] = {each: [] for each in users}
+        for pod in await self._pods(f"{SELECTOR},{USER} in ({','.join(users)})"):
+            pods[labels_of(pod)[USER]].append(pod)
+        return pods
 
     async def _name_taken(self, name: str, refused: RefusedError) -> NameTakenError:
         holder = await self._api.get(f"read the pod {name}", self._api.place("pods", name))
@@ -281,23 +321,6 @@ class KubernetesRuntime:
             f"A pod that is not this manager's bears the name {name} ({uid_of(holder)}, identity {identity}).",
             hint="Remove it, or choose another container_prefix.",
         )
-
-    async def _ensure_claim(self, spec: GatewaySpec) -> None:
-        claim = settings_claim(spec, naming=self._naming, choices=self._choices)
-        name = str(claim["metadata"]["name"])
-        found = await self._api.get(f"read the claim {name}", self._api.place("persistentvolumeclaims", name))
-        if found is None:
-            try:
-                await self._api.create(f"create the claim {name}", self._api.place("persistentvolumeclaims"), claim)
-            except RefusedError as refused:
-                if not refused.is_conflict:
-                    raise refusal_of(refused, f"the claim {name}") from refused
-        elif not self._naming.owns(found):
-            raise LaunchError(
-                f"A volume claim that is not this manager's bears the name {name}.",
-                hint=f"Remove it (`kubectl delete pvc {name}`), choose another container_prefix, or, where the manager that made"
-                " it has ended, take it over with `gateway-manager run --adopt-from IDENTITY`.",
-            )
 
     async def _target(self, pod: Pod) -> DeliveryTarget:
         access = await self._api.credentials()
@@ -336,7 +359,7 @@ class KubernetesRuntime:
 
     def changes(self) -> AsyncIterator[ContainerId | None]:
         """Which of our pods changed; None first, at every break and after it."""
-        return PodChanges(self._api, self._naming, self._launching).follow()
+        return PodChanges(self._watch, self._naming, self._launching).follow()
 
     def log(self, gateway: Gateway) -> AsyncIterator[str]:
         """What this pod has printed, from its start, then live."""
@@ -387,28 +410,35 @@ class KubernetesRuntime:
             return LastWords(None, ())
         self._refuse_foreign(pod)
         lines: deque[str] = deque(maxlen=_LAST_LINES)
-        tasks = Tasks(f"removal of {name_of(pod)}")
-        reading = tasks.begin("last lines", self._read_last(pod, lines))
-        try:
-            if is_final(pod):
-                await tasks.wait(_LINES_WITHIN)
-            # Of a pod that is kept, a kubelet takes 0 for "as long as its spec says".
-            seconds, path = max(1, round(grace)), self._api.place("pods", name_of(pod))
-            await self._api.delete(f"end the pod {name_of(pod)}", path, uid=container_id, grace=seconds)
-            if not grace and is_deleted(pod) and is_running(pod):  # a kubelet that stops it already hears of no hurry
-                await execute(self._api, name_of(pod), _KILL_ALL)
-            ended = await until_ended(self._api, pod, within=grace + CONFIRMED_WITHIN)
-            await asyncio.wait({reading}, timeout=_LINES_WITHIN)
-        finally:
-            await tasks.cancel()
-        if ended is not None:
-            await self._let_go(ended)
+        with self._watch.follow(name_of(pod)) as followed:
+            followed.doubt()  # what happened since it was found
+            ended = await self._end(pod, followed, lines, grace=grace)
+            if ended is not None:
+                await self._let_go(ended, followed)
         self._names.pop(container_id, None)
         self._forwards.end(container_id)
         terminated: Mapping[str, Any] = container_state(ended or pod).get("terminated") or {}
         gateway = gateway_from(ended, naming=self._naming) if ended is not None else None
         said = [f"gateway-manager: {notice}" for notice in (gateway.notices if gateway is not None else ())]
         return LastWords(terminated.get("exitCode"), [*lines, *said])
+
+    async def _end(self, pod: Pod, followed: FollowedPod, lines: deque[str], *, grace: float) -> Pod | None:
+        """Ask for its end, and wait until that is confirmed; `lines` gets its last ones."""
+        name, tasks = name_of(pod), Tasks(f"removal of {name_of(pod)}")
+        reading = tasks.begin("last lines", self._read_last(pod, lines))
+        try:
+            if is_final(pod):
+                await tasks.wait(_LINES_WITHIN)
+            # Of a pod that is kept, a kubelet takes 0 for "as long as its spec says".
+            seconds, path = max(1, round(grace)), self._api.place("pods", name)
+            await self._api.delete(f"end the pod {name}", path, uid=uid_of(pod), grace=seconds)
+            if not grace and is_deleted(pod) and is_running(pod):  # a kubelet that stops it already hears of no hurry
+                await execute(self._api, name, _KILL_ALL)
+            ended = await until_ended(self._api, pod, followed.states(pod), within=grace + CONFIRMED_WITHIN)
+            await asyncio.wait({reading}, timeout=_LINES_WITHIN)
+        finally:
+            await tasks.cancel()
+        return ended
 
     async def _read_last(self, pod: Pod, lines: deque[str]) -> None:
         """To the end: a deleted pod has no log any more."""
@@ -419,7 +449,7 @@ class KubernetesRuntime:
                 async for line in found:
                     lines.append(line)
 
-    async def _let_go(self, pod: Pod) -> None:
+    async def _let_go(self, pod: Pod, followed: FollowedPod) -> None:
         """Take our finalizer, and wait until its name is free."""
         name, uid = name_of(pod), uid_of(pod)
         path = self._api.place("pods", name)
@@ -431,11 +461,15 @@ class KubernetesRuntime:
         except RefusedError as refused:
             if not refused.is_gone and not refused.is_conflict:
                 raise
-        backoff, deadline = Backoff(0.05, 1.0), asyncio.get_running_loop().time() + _GONE_WITHIN
-        while (found := await self._api.get(f"read the pod {name}", path)) is not None and uid_of(found) == uid:
-            if asyncio.get_running_loop().time() > deadline:
-                raise RuntimeUnavailableError(f"The pod {name} has ended, and something keeps its object: {left}.")
-            await asyncio.sleep(backoff.next())
+        try:
+            async with asyncio.timeout(_GONE_WITHIN), aclosing(followed.states(pod)) as states:
+                async for seen in states:
+                    if seen is None:
+                        return
+        except TimeoutError:
+            raise RuntimeUnavailableError(
+                f"The pod {name} has ended, and something keeps its object: {left}."
+            ) from None
 
     async def forget_secret(self, container_id: ContainerId) -> None:
         """Remove the password file inside, where there is one. Raises `LaunchError` when it could not be removed."""

@@ -16,11 +16,12 @@ import aiohttp
 from spreadpilot_core.ibkr.errors import RuntimeUnavailableError
 from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
 from spreadpilot_core.ibkr.kubernetes.manifests import CONTAINER
-from spreadpilot_core.ibkr.kubernetes.naming import SELECTOR, Naming
+from spreadpilot_core.ibkr.kubernetes.naming import Naming
 from spreadpilot_core.ibkr.kubernetes.phases import Pod, container_state, is_deleted, is_final
-from spreadpilot_core.ibkr.kubernetes.pods import gateway_from, name_of, parse_time, uid_of
-from spreadpilot_core.ibkr.kubernetes.watching import FIRST_PAUSE, LONGEST_PAUSE, Change, Watch
-from spreadpilot_core.ibkr.model.gateways import Gateway
+from spreadpilot_core.ibkr.kubernetes.pod_watch import PodWatch
+from spreadpilot_core.ibkr.kubernetes.pods import gateway_from, is_gateway, name_of, parse_time, uid_of
+from spreadpilot_core.ibkr.kubernetes.watching import FIRST_PAUSE, LONGEST_PAUSE, Change
+from spreadpilot_core.ibkr.model.gateways import Gateway, GatewayPhase
 from spreadpilot_core.ibkr.model.records import ContainerId
 from spreadpilot_core.ibkr.tasks import Backoff
 from spreadpilot_core.ibkr.telemetry import get_logger
@@ -36,8 +37,8 @@ _OVERLAP: Final = timedelta(seconds=0.5)
 class PodChanges:
     """One subscription; pods whose names are in `untold` at the moment are left out."""
 
-    def __init__(self, api: Api, naming: Naming, untold: Collection[str] = ()) -> None:
-        self._watch = Watch(api, "pods", selector=SELECTOR)
+    def __init__(self, watch: PodWatch, naming: Naming, untold: Collection[str] = ()) -> None:
+        self._watch = watch
         self._naming = naming
         self._untold = untold
         self._seen: dict[ContainerId, int] = {}
@@ -45,7 +46,7 @@ class PodChanges:
 
     async def follow(self) -> AsyncIterator[ContainerId | None]:
         """Each change of a pod that bears an identity of ours; None: some may have been missed. Ends when the API is closed."""
-        async with aclosing(self._watch.follow()) as changes:
+        async with aclosing(self._watch.changes()) as changes:
             async for change in changes:
                 if change is None:
                     self._seen.clear()
@@ -55,7 +56,7 @@ class PodChanges:
 
     def _take(self, change: Change) -> ContainerId | None:
         pod = change.thing
-        if not self._naming.owns(pod) or name_of(pod) in self._untold:
+        if not is_gateway(pod) or not self._naming.owns(pod) or name_of(pod) in self._untold:
             return None
         uid = uid_of(pod)
         if change.is_end:
@@ -111,21 +112,25 @@ class LineReader:
 
 
 async def log_lines(api: Api, name: str, gateway: Gateway) -> AsyncIterator[str]:
-    """The lines of this pod from its start, then live; ends when it has ended."""
+    """The lines of this pod from its start, then live; ends when it has ended.
+
+    One that was just found to run is read at once; whether it is still there, and has ended, is asked whenever its log ends.
+    """
     reader, backoff = LineReader(), Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+    is_known = gateway.phase is GatewayPhase.RUNNING
     while True:
         try:
-            pod = await api.get(f"read the pod {name}", api.place("pods", name))
-            if pod is None or uid_of(pod) != gateway.container_id:
+            pod = None if is_known else await api.get(f"read the pod {name}", api.place("pods", name))
+            if not is_known and (pod is None or uid_of(pod) != gateway.container_id):
                 return
-            is_over = _is_over(pod)
+            is_known, is_over = False, pod is not None and _is_over(pod)
             try:
                 async with aclosing(printed(api, name, reader, follow=True, whole=not is_over)) as lines:
                     async for line in lines:
                         backoff.reset()
                         yield line
             except RefusedError:  # its node has none (yet, or any more)
-                if is_over or is_deleted(pod):
+                if is_over or (pod is not None and is_deleted(pod)):
                     return
             if is_over:
                 return

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple
 
+import aiohttp
+
 from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError
 from spreadpilot_core.ibkr.kubernetes.api import Api, Query, RefusedError
 from spreadpilot_core.ibkr.tasks import Backoff
@@ -50,9 +52,21 @@ class Watch:
         self._group = group
         self._selected = {"labelSelector": selector} if selector else {}
         self._version = ""
+        self.is_live = False
+        """Whether every change from now on is told, or that some may have been missed."""
+        self.refused: RefusedError | None = None
+        """Why the API server allows no watch, while it does not."""
 
     async def follow(self) -> AsyncGenerator[Change | None, None]:
         """Each change; None: some may have been missed. Ends when the API is closed."""
+        try:
+            async with aclosing(self._follow()) as changes:
+                async for change in changes:
+                    yield change
+        finally:
+            self.is_live = False
+
+    async def _follow(self) -> AsyncGenerator[Change | None, None]:
         api, backoff, away = self._api, Backoff(FIRST_PAUSE, LONGEST_PAUSE), False
         while api.is_open:
             broke = None
@@ -66,6 +80,7 @@ class Watch:
                 broke = fault
             if broke is None or not api.is_open:
                 continue
+            self.is_live, self.refused = False, broke if isinstance(broke, RefusedError) else None
             if not away:
                 log.warning("watch broke", of=self._kind, why=str(broke))
                 yield None  # whoever lists now is told why it broke
@@ -106,8 +121,9 @@ class Watch:
         try:
             stream = self._api.stream(f"watch {self._kind}", self._place, query, longest_line=_LONGEST_THING)
             async with stream as lines:
+                self.is_live, self.refused = True, None
                 yield None
-                while line := await asyncio.wait_for(lines.readline(), _SILENCE):
+                while line := await _next_line(lines):
                     yield self._take(line)
         except RefusedError as refused:
             if refused.is_expired:
@@ -130,3 +146,9 @@ class Watch:
             raise RuntimeUnavailableError(f"The Kubernetes API server ended its watch: {thing.get('message')}.")
         self._version = str(thing["metadata"]["resourceVersion"])
         return None if kind == "BOOKMARK" else Change(thing, is_end=kind == "DELETED")
+
+
+async def _next_line(lines: aiohttp.StreamReader) -> bytes:
+    """Empty at the end. Unlike `wait_for` it needs no task, and swallows no cancellation that comes together with a line."""
+    async with asyncio.timeout(_SILENCE):
+        return await lines.readline()

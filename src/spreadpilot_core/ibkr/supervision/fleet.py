@@ -252,6 +252,7 @@ class Fleet:
         """What must survive; until it was read, nobody logs in and no record is written."""
         await self._acts.wait()
         self._claimed.clear()
+        self._services.broker.expect()
         tell = self._records_away
         records = await retry_until_available("record store", self._services.ledger.open, self._tell, on_failure=tell)
         await self._identification.by_store(self._runtime_away)
