@@ -24,6 +24,7 @@ class Trap:
 
     def __init__(self, call: str, when: str, seconds: float, about: str, *, armed: bool) -> None:
         self.armed = armed
+        self.sprung = False
         self._when = when
         self._seconds = seconds
         self._about = about
@@ -44,6 +45,7 @@ class Trap:
         if self._when == "before":
             die()
         if self._when == "into":
+            self.sprung = True
             asyncio.get_running_loop().call_later(self._seconds, die)
         answer = await self._inner(*arguments, **named)
         if self._when == "after":
@@ -78,6 +80,8 @@ async def main() -> None:
             await manager.stop()
             return
         await manager.restart_gateway(command[1])
+    if trap is not None and trap.sprung:
+        await asyncio.Event().wait()  # what it was told was done in fewer seconds; it dies all the same
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ access_keeping.py   has that be there before a gateway is
 policy_trial.py     whether anything enforces network policies: two pods try it
 watching.py      what the API server tells of all things of a kind
 pod_watch.py     all of our pods by one watch, for who follows one of them
-shared_looks.py  looks that launches share
+shared_queries.py  queries of the cluster that launches share
 things_of_followers.py  what each follower has beside its pod
 settings_claims.py  where its gateway's settings are kept
 streams.py       changes of our pods, and their logs

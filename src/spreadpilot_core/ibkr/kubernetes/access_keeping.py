@@ -23,7 +23,7 @@ from spreadpilot_core.ibkr.kubernetes.access_rules import (
 from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
 from spreadpilot_core.ibkr.kubernetes.naming import Naming
 from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
-from spreadpilot_core.ibkr.kubernetes.shared_looks import SharedLooks
+from spreadpilot_core.ibkr.kubernetes.shared_queries import SharedQueries
 from spreadpilot_core.ibkr.kubernetes.things_of_followers import Thing, ThingsOfFollowers
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.telemetry import get_logger
@@ -42,7 +42,7 @@ class AccessKeeper:
     def __init__(self, api: Api, rules: AccessRules) -> None:
         self._api = api
         self._rules = rules
-        self._shared = SharedLooks[Naming, None]("what stands around all gateways", self._ensure_shared)
+        self._shared = SharedQueries[Naming, None]("what stands around all gateways", self._ensure_shared)
         self._services = ThingsOfFollowers(api, "services", SERVICE)
 
     async def close(self) -> None:

@@ -71,16 +71,16 @@ class ImageProbes:
         if not said and (noted := self._noted.get(reference)) is not None:
             with suppress(ImageError):
                 image = image_from(reference, noted, spec)
-                self._looking(reference, naming)
+                self._inspection(reference, naming)
                 return image
         if not said or is_stale:
-            said = await self._look(reference, naming)
+            said = await self._inspect(reference, naming)
         return image_from(reference, said, spec)
 
     async def confirm(self, image: Image, spec: GatewaySpec, naming: Naming) -> None:
         """It is what `at_hand` gave, by a look of this manager's own. Raises `LaunchError`."""
         said, _ = self._known.get(image.reference, ("", 0.0))
-        said = said or await self._look(image.reference, naming)
+        said = said or await self._inspect(image.reference, naming)
         if image_from(image.reference, said, spec) != image:
             raise LaunchError(f"The image {image.reference} is another one than it was when it was looked at last.")
 
@@ -99,15 +99,15 @@ class ImageProbes:
                 await self._remove(pod)
             self._is_tidy = True
 
-    async def _look(self, reference: str, naming: Naming) -> str:
+    async def _inspect(self, reference: str, naming: Naming) -> str:
         """What it says, by a look that many may wait for."""
-        probe = self._looking(reference, naming)
+        probe = self._inspection(reference, naming)
         await asyncio.wait([probe])  # a waiter that is cancelled leaves the look to the others
         if probe.cancelled():
             raise LaunchError(f"The runtime was closed while it looked at {reference}.")
         return probe.result()
 
-    def _looking(self, reference: str, naming: Naming) -> asyncio.Task[str]:
+    def _inspection(self, reference: str, naming: Naming) -> asyncio.Task[str]:
         """The look that is under way, or begins."""
         probe = self._probes.get(reference)
         if probe is None:

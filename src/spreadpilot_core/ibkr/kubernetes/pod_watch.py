@@ -97,7 +97,7 @@ class FollowedPod:
     def __init__(self, watch: PodWatch, name: str) -> None:
         self._watch = watch
         self._name = name
-        self._told: dict[str, Pod] = {}
+        self._latest: dict[str, Pod] = {}
         """The newest of each pod, by its id, that nobody has taken."""
         self._newest: Pod = {}
         self._in_doubt = False
@@ -111,7 +111,7 @@ class FollowedPod:
         if change.is_end:
             self._in_doubt = True
         else:
-            self._told[uid_of(change.thing)] = change.thing
+            self._latest[uid_of(change.thing)] = change.thing
 
     def doubt(self) -> None:
         """Something may have been missed, so that it is asked for."""
@@ -138,8 +138,8 @@ class FollowedPod:
         """This pod as the watch has told it so far, but not before `pod`; asked for where something may have been missed."""
         if self._in_doubt or not self._watch.watch.is_live:
             return await self._ask(uid_of(pod))
-        told = self._told.get(uid_of(pod), self._newest)
-        return told if _is_newer(told, pod) else pod
+        latest = self._latest.get(uid_of(pod), self._newest)
+        return latest if _is_newer(latest, pod) else pod
 
     async def _next(self, uid: str) -> Pod | None:
         """The next state that is another one."""
@@ -155,11 +155,11 @@ class FollowedPod:
                     self._in_doubt = True
                     await asyncio.sleep(backoff.next())
                     continue
-            if uid in self._told:
-                told = self._told.pop(uid)
-                if _is_newer(told, self._newest):
-                    self._newest = told
-                    return told
+            if uid in self._latest:
+                latest = self._latest.pop(uid)
+                if _is_newer(latest, self._newest):
+                    self._newest = latest
+                    return latest
                 continue
             await self._news(backoff)
 

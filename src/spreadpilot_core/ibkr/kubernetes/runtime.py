@@ -1,7 +1,7 @@
 """Gateways in a Kubernetes cluster: each a bare pod of one namespace, with an address of its own.
 
     prepare   the image at hand, and what it says of itself                      images
-    launch    the user is free, policy and settings' claim, pod                  shared_looks, access_keeping, manifests
+    launch    the user is free, policy and settings' claim, pod                  shared_queries, access_keeping, manifests
               its place and start; beside it the user again, the image, its Service    pod_watch, following
               commit, its mark, its password
     list …    every pod with our identity, whatever its phase                    pods
@@ -66,7 +66,7 @@ from spreadpilot_core.ibkr.kubernetes.pods import foreign_from, gateway_from, na
 from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
 from spreadpilot_core.ibkr.kubernetes.settings import access_rules_from, choices_from
 from spreadpilot_core.ibkr.kubernetes.settings_claims import ensure_claim
-from spreadpilot_core.ibkr.kubernetes.shared_looks import SharedLooks
+from spreadpilot_core.ibkr.kubernetes.shared_queries import SharedQueries
 from spreadpilot_core.ibkr.kubernetes.streams import LineReader, PodChanges, log_lines, printed
 from spreadpilot_core.ibkr.kubernetes.things_of_followers import ThingsOfFollowers
 from spreadpilot_core.ibkr.model.figures import ContainerFigures
@@ -139,7 +139,7 @@ class KubernetesRuntime:
         self._forwards = Forwards(api)
         self._access = AccessKeeper(api, access or AccessRules())
         self._claims = ThingsOfFollowers(api, "persistentvolumeclaims", SETTINGS)
-        self._users = SharedLooks[str, Sequence[Pod]]("pods of IBKR users", self._pods_of_users)
+        self._users = SharedQueries[str, Sequence[Pod]]("pods of IBKR users", self._pods_of_users)
         self._names: dict[ContainerId, str] = {}
         """What the API server calls each pod: it finds none by its id."""
         self._reset_hours: dict[FollowerId, str | None] = {}
@@ -183,8 +183,8 @@ class KubernetesRuntime:
         """Let go; no pod is touched."""
         await self._probes.close()
         await self._forwards.close()
-        for looks in (self._users, self._claims, self._access):
-            await looks.close()
+        for queries in (self._users, self._claims, self._access):
+            await queries.close()
         await self._watch.close()
         await self._api.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
 from spreadpilot_core.ibkr.kubernetes.naming import FOLLOWER_DIGEST, ROLE, digest, labels_of
 from spreadpilot_core.ibkr.kubernetes.pods import name_of
-from spreadpilot_core.ibkr.kubernetes.shared_looks import SharedLooks
+from spreadpilot_core.ibkr.kubernetes.shared_queries import SharedQueries
 from spreadpilot_core.ibkr.model.followers import FollowerId
 
 Thing = Mapping[str, Any]
@@ -26,7 +26,7 @@ class ThingsOfFollowers:
         self._kind = kind
         self._role = role
         self._may_list = True
-        self._listed = SharedLooks[str, Mapping[str, Thing]](kind, self._list)
+        self._listed = SharedQueries[str, Mapping[str, Thing]](kind, self._list)
 
     async def close(self) -> None:
         """Look for nothing any more."""

@@ -1,6 +1,6 @@
-"""Looks at the cluster that launches share: twenty that begin at once ask the same, or the same of others.
+"""Queries of the cluster that launches share: twenty that begin at once ask the same, or the same of others.
 
-A look answers everybody who asked for it before it began, and nobody who asked later: what it finds is never older than the question.
+A query answers everybody who asked for it before it began, and nobody who asked later: what it finds is never older than the question.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from spreadpilot_core.ibkr.tasks import Tasks
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
 _MOST_AT_ONCE: Final = 50
-"""Keys in one look: they stand in an address, which has an end."""
+"""Keys in one query: they stand in an address, which has an end."""
 
 
-class SharedLooks(Generic[Key, Found]):
+class SharedQueries(Generic[Key, Found]):
     """One at a time; whoever asks meanwhile is answered by the next one, together with all others."""
 
-    def __init__(self, name: str, look: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Found]]]) -> None:
-        """`look` finds what there is to each of some keys."""
-        self._look = look
+    def __init__(self, name: str, query: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Found]]]) -> None:
+        """`query` finds what there is to each of some keys."""
+        self._query = query
         self._tasks = Tasks(name)
         self._asked: dict[Key, asyncio.Future[Found]] = {}
 
     async def at(self, key: Key) -> Found:
-        """What a look finds that begins from now on. Raises whatever it raises."""
+        """What a query finds that begins from now on. Raises whatever it raises."""
         answer = self._asked.get(key)
         if answer is None:
             answer = self._asked[key] = asyncio.get_running_loop().create_future()
         if len(self._tasks) == 0:
-            self._tasks.begin("look", self._answer())
+            self._tasks.begin("query", self._answer())
         return await asyncio.shield(answer)  # who is cancelled takes it from nobody else
 
     async def close(self) -> None:
-        """Look at nothing any more; who still waits is told."""
+        """Ask for nothing any more; who still waits is told."""
         await self._tasks.cancel()
         self._fail(self._asked, RuntimeUnavailableError("The Kubernetes runtime was closed meanwhile."))
         self._asked = {}
@@ -48,7 +48,7 @@ class SharedLooks(Generic[Key, Found]):
             for key in now:
                 del self._asked[key]
             try:
-                found = await self._look(list(now))
+                found = await self._query(list(now))
                 for key, answer in now.items():
                     answer.set_result(found[key])
             except Exception as fault:  # noqa: BLE001  # whoever asked raises it

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from spreadpilot_core.ibkr.errors import LaunchError, RuntimeUnavailableError
-from spreadpilot_core.ibkr.kubernetes.shared_looks import SharedLooks
+from spreadpilot_core.ibkr.kubernetes.shared_queries import SharedQueries
 
 
 class Cluster:
@@ -32,7 +32,7 @@ class Cluster:
 async def test_all_who_ask_at_once_are_answered_together_and_who_asks_later_by_a_later_look() -> None:
     """A look that has begun may not see what was made since."""
     cluster = Cluster()
-    looks = SharedLooks("test", cluster.look)
+    looks = SharedQueries("test", cluster.look)
     first = [asyncio.create_task(looks.at(f"user{each}")) for each in range(20)]
     while not cluster.looks:
         await asyncio.sleep(0)
@@ -49,7 +49,7 @@ async def test_so_many_that_no_address_holds_them_take_several() -> None:
     """Nobody is left out."""
     cluster = Cluster()
     cluster.may_answer.set()
-    looks = SharedLooks("test", cluster.look)
+    looks = SharedQueries("test", cluster.look)
     await asyncio.gather(*(looks.at(f"user{each}") for each in range(120)))
     assert [len(each) for each in cluster.looks] == [50, 50, 20]
 
@@ -57,7 +57,7 @@ async def test_so_many_that_no_address_holds_them_take_several() -> None:
 async def test_who_is_cancelled_takes_the_answer_from_nobody() -> None:
     """Also where it was the one who asked first."""
     cluster = Cluster()
-    looks = SharedLooks("test", cluster.look)
+    looks = SharedQueries("test", cluster.look)
     first, second = (asyncio.create_task(looks.at("user")) for _ in range(2))
     while not cluster.looks:
         await asyncio.sleep(0)
@@ -72,7 +72,7 @@ async def test_a_look_that_fails_is_told_to_all_who_asked_and_the_next_one_is_an
     cluster = Cluster()
     cluster.may_answer.set()
     cluster.fault = LaunchError("no")
-    looks = SharedLooks("test", cluster.look)
+    looks = SharedQueries("test", cluster.look)
     answers = await asyncio.gather(*(looks.at(name) for name in ("a", "b")), return_exceptions=True)
     assert [type(each) for each in answers] == [LaunchError, LaunchError]
     cluster.fault = None
@@ -82,7 +82,7 @@ async def test_a_look_that_fails_is_told_to_all_who_asked_and_the_next_one_is_an
 async def test_who_waits_is_told_that_the_runtime_was_closed() -> None:
     """Those that are being looked at, and those that come after."""
     cluster = Cluster()
-    looks = SharedLooks("test", cluster.look)
+    looks = SharedQueries("test", cluster.look)
     first = asyncio.create_task(looks.at("a"))
     while not cluster.looks:
         await asyncio.sleep(0)
