@@ -240,5 +240,5 @@ def on_the_cluster(findings: Findings, given: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    asked = options(__doc__, gateways=(20, 1), rounds=(3, 1), timings=("real", "fast"))
+    asked = options(__doc__, gateways=(20, 1), rounds=(5, 1), timings=("real", "fast"))
     sys.exit(run(lambda findings: on_the_cluster(findings, asked)))
