@@ -1,7 +1,8 @@
 """Has what stands around gateways be there before the first of them can log in: its Service, the policy, the budget.
 
-Policy and budget are about all gateways: launches that begin at once look at them together. A launch is refused where the policy that was asked for can't be made: the API of a gateway asks for no password. A Service that
-can't be made is told and left out, since only bots that go by its name miss it.
+Policy and budget are about all gateways: launches that begin at once ask for them together. A launch is refused where the policy that was
+asked for can't be made: the API of a gateway asks for no password. A Service that can't be made is told and left out, since only bots
+that go by its name miss it.
 """
 
 from __future__ import annotations
