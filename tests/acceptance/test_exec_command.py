@@ -33,6 +33,14 @@ def command() -> Iterator[Command]:
     asyncio.run(home.end())
 
 
+@pytest.fixture(name="hangup_ends")
+def hangup_ends_fixture() -> Iterator[None]:
+    """Whoever runs the tests by `nohup` would have SIGHUP ignored in whatever they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def leases(command: Command) -> list[dict[str, object]]:
     with ControlClient(command.home.directory) as client:
         return client.clients()
@@ -71,6 +79,7 @@ def test_streams_exit_code_and_umask_are_the_programs_own(command: Command) -> N
     assert (done.returncode, done.stdout, done.stderr.strip()) == (7, data, b"0027")
 
 
+@pytest.mark.usefixtures("hangup_ends")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
 )
