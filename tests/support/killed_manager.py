@@ -59,6 +59,8 @@ class Life:
     def __init__(self, process: asyncio.subprocess.Process, patience: float) -> None:
         self._process = process
         self._patience = patience
+        self.last_words = ""
+        """What it said on standard error after it was ready."""
 
     @classmethod
     async def begin(cls, home: Home, moment: Moment | None, *, patience: float) -> Life:
@@ -95,7 +97,8 @@ class Life:
     async def end(self) -> int:
         """Wait until it has ended by itself, and nothing that it started is left; gives its exit code."""
         async with asyncio.timeout(self._patience):
-            await self._process.communicate()
+            _, said = await self._process.communicate()
+        self.last_words = said.decode()
         await eventually(lambda: not session_members(self._process.pid), "its couriers end", within=self._patience)
         assert self._process.returncode is not None
         return self._process.returncode
@@ -159,7 +162,7 @@ async def live_through(
                 await life.ready()
                 await place.expect_mended(must_run, doing)
                 life.tell(moment.command)
-            assert await life.end() == -signal.SIGKILL, moment.doing
+            assert await life.end() == -signal.SIGKILL, f"{moment.doing}: {life.last_words}"
             doing, running = moment.doing, await place.running()
             must_run = {} if moment.hits_running else running
             if moment.command == RESTART:

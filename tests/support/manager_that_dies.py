@@ -18,13 +18,15 @@ from typing import Any
 
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 
+LONGEST = 120.0
+"""Seconds after the last command in which the moment must come."""
+
 
 class Trap:
     """Where this process dies."""
 
     def __init__(self, call: str, when: str, seconds: float, about: str, *, armed: bool) -> None:
         self.armed = armed
-        self.sprung = False
         self._when = when
         self._seconds = seconds
         self._about = about
@@ -45,7 +47,6 @@ class Trap:
         if self._when == "before":
             die()
         if self._when == "into":
-            self.sprung = True
             asyncio.get_running_loop().call_later(self._seconds, die)
         answer = await self._inner(*arguments, **named)
         if self._when == "after":
@@ -80,8 +81,8 @@ async def main() -> None:
             await manager.stop()
             return
         await manager.restart_gateway(command[1])
-    if trap is not None and trap.sprung:
-        await asyncio.Event().wait()  # what it was told was done in fewer seconds; it dies all the same
+    if trap is not None:
+        await asyncio.sleep(LONGEST)  # no more commands come: its moment does
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ async def test_an_account_that_may_not_list_asks_for_each_by_its_name() -> None:
     )
     await ensure_names(cluster, "alice", "ben")
     assert sorted(cluster.things) == ["services/fleet-alice", "services/fleet-ben"]
-    assert "read services fleet-alice" in cluster.asked
+    assert "read the service fleet-alice" in cluster.asked
 
 
 async def test_a_name_that_somebody_else_has_is_left_to_them(caplog: pytest.LogCaptureFixture) -> None:

@@ -44,7 +44,7 @@ class AccessKeeper:
         self._api = api
         self._rules = rules
         self._shared = SharedQueries[Naming, None]("what stands around all gateways", self._ensure_shared)
-        self._services = ThingsOfFollowers(api, "services", SERVICE)
+        self._services = ThingsOfFollowers(api, "services", SERVICE, called="service")
 
     async def close(self) -> None:
         """Nobody waits for it any more."""

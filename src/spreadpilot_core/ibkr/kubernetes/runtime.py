@@ -138,7 +138,7 @@ class KubernetesRuntime:
         self._probes = ImageProbes(self._watch, choices=self._choices, within=start_time, notes=notes)
         self._forwards = Forwards(api)
         self._access = AccessKeeper(api, access or AccessRules())
-        self._claims = ThingsOfFollowers(api, "persistentvolumeclaims", SETTINGS)
+        self._claims = ThingsOfFollowers(api, "persistentvolumeclaims", SETTINGS, called="claim")
         self._users = SharedQueries[str, Sequence[Pod]]("pods of IBKR users", self._pods_of_users)
         self._names: dict[ContainerId, str] = {}
         """What the API server calls each pod: it finds none by its id."""

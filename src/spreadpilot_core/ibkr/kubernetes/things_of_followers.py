@@ -20,10 +20,11 @@ Thing = Mapping[str, Any]
 class ThingsOfFollowers:
     """Of one kind, in our namespace."""
 
-    def __init__(self, api: Api, kind: str, role: str) -> None:
-        """`role`: what they bear as a label."""
+    def __init__(self, api: Api, kind: str, role: str, *, called: str) -> None:
+        """`role`: what they bear as a label; `called`: one of them, to people."""
         self._api = api
         self._kind = kind
+        self._called = called
         self._role = role
         self._may_list = True
         self._listed = SharedQueries[str, Mapping[str, Thing]](kind, self._list)
@@ -38,7 +39,7 @@ class ThingsOfFollowers:
         if (found := await self._find(name, follower_id)) is not None:
             return found
         try:
-            await api.create(f"create {self._kind} {name}", api.place(self._kind), wanted)
+            await api.create(f"create the {self._called} {name}", api.place(self._kind), wanted)
         except RefusedError as refused:
             if not refused.is_conflict:
                 raise
@@ -56,13 +57,13 @@ class ThingsOfFollowers:
         return await self._get(name)
 
     async def _get(self, name: str) -> Thing | None:
-        return await self._api.get(f"read {self._kind} {name}", self._api.place(self._kind, name))
+        return await self._api.get(f"read the {self._called} {name}", self._api.place(self._kind, name))
 
     async def _list(self, followers: Sequence[str]) -> Mapping[str, Mapping[str, Thing]]:
         """By the digests of their followers, and their names."""
         selector = f"{ROLE}={self._role},{FOLLOWER_DIGEST} in ({','.join(followers)})"
         query = {"labelSelector": selector}
-        found = await self._api.ask(f"list {self._kind}", self._api.place(self._kind), query=query)
+        found = await self._api.ask(f"list {self._called}s", self._api.place(self._kind), query=query)
         things: dict[str, dict[str, Thing]] = {each: {} for each in followers}
         for thing in found.get("items") or ():
             things[labels_of(thing)[FOLLOWER_DIGEST]][name_of(thing)] = thing
