@@ -243,8 +243,8 @@ async def test_losses_that_the_fleet_does_not_share_ask_a_human(home: Home, runt
             await state(manager, State.READY, within=PATIENCE + 120)
             await runtime.kill(ANNA)
             await eventually(lambda: seen(manager, ANNA).state is not State.READY)
-        await state(manager, State.NEEDS_HUMAN, within=PATIENCE)
-        assert seen(manager, ANNA).reason_code is ReasonCode.SESSIONS_UNSTABLE
+        unstable = (State.NEEDS_HUMAN, ReasonCode.SESSIONS_UNSTABLE)  # once the last container, which ended, is removed
+        await eventually(lambda: (seen(manager, ANNA).state, seen(manager, ANNA).reason_code) == unstable)
         assert [seen(manager, each).state for each in (BERT, CARL)] == [State.READY] * 2
         await asyncio.sleep(1)
     assert Counter(who for who, _ in await started(home)) == {ANNA: LOSSES, BERT: 1, CARL: 1}
