@@ -133,7 +133,10 @@ class DockerApi:
             self._remove_network(network["Id"])
 
     def _remove_network(self, network: str) -> None:
-        """Also when the engine keeps an endpoint of a container that is gone, as it may after fifty ends at once."""
+        """Also when the engine keeps endpoints of containers that are gone, as it may for a moment after fifty ends at once."""
+        wait_until(lambda: self._network_removed(network))
+
+    def _network_removed(self, network: str) -> bool:
         try:
             self.ask("DELETE", f"/networks/{network}")
         except DockerApiError as error:
@@ -142,4 +145,5 @@ class DockerApi:
             for endpoint in self.ask("GET", f"/networks/{network}")["Containers"].values():
                 body = {"Container": endpoint["Name"], "Force": True}
                 self.ask("POST", f"/networks/{network}/disconnect", body=body)
-            self.ask("DELETE", f"/networks/{network}")
+            return False
+        return True
