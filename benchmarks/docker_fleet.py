@@ -6,7 +6,8 @@ real ones, and settings are as shipped but for `parallel_starts`: with the defau
 All three start the whole fleet at once, and find network and settings volumes there, as every start but a follower's very first
 does; `first start ever` is the manager's with neither. The ratio is of the medians of all rounds, bare and ours in turn: other work on
 the machine falsifies it, the manager's own CPU time hardly. `docker compose up` of the same containers is timed where it is
-installed: nobody delivers a password. Rejected logins of both generations say how long a container lives on after the line that tells of it. Needs root and docker.io.
+installed: nobody delivers a password. Rejected logins of both generations say how long a container lives on after the line that tells
+of it. Needs root and docker.io.
 """
 
 from __future__ import annotations

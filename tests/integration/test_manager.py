@@ -108,9 +108,8 @@ async def test_callers_at_the_same_time_share_one_client(home: Home) -> None:
 async def test_get_client_with_a_timeout_of_zero_never_waits(home: Home) -> None:
     """0 gives what is there now: None before, the client afterwards."""
     await home.add("anna")
-    slow = {
-        "timings": {"program_start": 3.0}
-    }  # none is ready before the first question, however long that waits for a processor
+    # None is ready before the first question, however long that waits for a processor.
+    slow = {"timings": {"program_start": 3.0}}
     await asyncio.to_thread((home.directory / "scripts.json").write_text, json.dumps(slow))
     async with running(home) as manager:
         assert await manager.get_client("anna", timeout=0) is None
