@@ -301,6 +301,21 @@ def test_three_gateways_that_end_soon_after_their_login_are_enough(controller: C
 
 
 @BOTH
+def test_who_asks_for_a_human_says_what_for_from_the_first_moment(controller: Controller) -> None:
+    """While the last container is removed the cause is still how it ended: a human is asked once the code is that of asking."""
+    world = LogWorld(controller=controller, session=60)
+    told = []
+
+    def asked() -> bool:
+        if world.decision is not None and world.decision.state is State.NEEDS_HUMAN:
+            told.append(world.decision.reason_code)
+        return len(told) > 1
+
+    world.until(asked)
+    assert set(told) == {ReasonCode.SESSIONS_UNSTABLE}
+
+
+@BOTH
 def test_an_api_that_never_opens_is_a_loss_like_any_other(controller: Controller) -> None:
     """The login has completed, and nobody can connect: three containers, then a human."""
     world = LogWorld(controller=controller, api_answers=False)
@@ -335,7 +350,7 @@ def test_losses_that_most_of_the_fleet_shares_count_for_nobody(controller: Contr
 def test_an_outage_that_is_known_only_later_takes_the_human_back() -> None:
     """The first of a fleet to be lost for the third time can't know yet that the others follow."""
     world = LogWorld(session=60)
-    world.until(lambda: world.memory.state is State.NEEDS_HUMAN)
+    world.until(lambda: world.record.losses == LOSSES)
     world.fleet = FleetView(total=40, lost=30)
     world.session = None
     world.until(lambda: world.memory.state is State.READY)

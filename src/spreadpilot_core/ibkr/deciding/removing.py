@@ -8,7 +8,6 @@ from spreadpilot_core.ibkr.deciding.conclusions import Conclusion
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
 from spreadpilot_core.ibkr.deciding.learning import conclude_life, is_logged_in
 from spreadpilot_core.ibkr.deciding.observation import BEGINS_NOTHING, ActionKind, Wanted
-from spreadpilot_core.ibkr.deciding.pacing import LOSSES
 from spreadpilot_core.ibkr.model.gateways import Gateway, GatewayPhase
 from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode
 from spreadpilot_core.ibkr.model.records import LoginOutcome, Record
@@ -67,7 +66,7 @@ def remove(
     record = s.record if record is None else record
     if s.seen.wanted is Wanted.KEEP and not _may_type_again(s):
         return s.verdict(State.RECONNECTING, why, why_not_removed(s), record=record)
-    human = record.needs_human is not None or _is_rejected(record) or record.losses >= LOSSES
+    human = record.needs_human is not None or _is_rejected(record)
     lost = record.losses > 0 or s.memory.was_ready
     state = State.NEEDS_HUMAN if human else State.RECONNECTING if lost else State.BACKING_OFF
     if s.memory.remove_after > s.now:
