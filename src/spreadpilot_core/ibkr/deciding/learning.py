@@ -98,9 +98,16 @@ def learn(memory: Memory, seen: Observation, fleet: FleetView, now: datetime) ->
         return Learned(memory, record, None, book_login=False)
     if not is_logged_in(seen):
         return Learned(memory, record, None, book_login=False)
-    record = replace(record, logged_in_before=seen.gateway.container_id, rejected_user=None, rejected_version=None)
+    record = _logged_in(record, seen.gateway.container_id)
     done = Settlement(LoginOutcome.SUCCEEDED, Reason(ReasonCode.LOGIN_COMPLETED, "The login completed."))
     return Learned(memory, record, done if seen.attempt else None, book_login=False)
+
+
+def _logged_in(record: Record, container: ContainerId) -> Record:
+    """The record of one whose login completed; the same one while nothing changes, as at each heartbeat."""
+    if record.logged_in_before == container and record.rejected_user is None and record.rejected_version is None:
+        return record
+    return replace(record, logged_in_before=container, rejected_user=None, rejected_version=None)
 
 
 def _wanted_changed(memory: Memory, seen: Observation, now: datetime) -> Memory:
@@ -344,6 +351,9 @@ def _connection(memory: Memory, seen: Observation, now: datetime) -> Memory:
         return replace(memory, heartbeats=0) if memory.heartbeats else memory
     if connection.last_heartbeat is None or memory.heartbeats == 0:  # an answer of long ago calms nobody
         return memory
+    is_calm = memory.trouble is None and memory.connect_since is None and memory.connect_failures == 0
+    if memory.was_ready and is_calm and memory.clock >= connection.last_heartbeat:
+        return memory  # nothing new: between two heartbeats
     # Where the log proves nothing, the time for the next login begins with the last proof.
     calm = replace(memory, trouble=None, connect_failures=0, connect_since=None, clock=now)
     return calm if memory.was_ready else replace(calm, was_ready=True, ready_since=now)
