@@ -69,6 +69,8 @@ _CURE = (
     " forgotten, so wait a day before you start gateways whose logins have failed."
 )
 
+NOTHING_REPORTED: tuple[int | None, Mapping[FollowerId, str]] = (None, {})
+
 
 class LocalRecords:
     """What must survive the manager, in SQLite."""
@@ -77,6 +79,8 @@ class LocalRecords:
         self._file = SqliteFile(path, layouts=_LAYOUTS, cure=_CURE, busy_wait=busy_wait)
         self._clock = clock
         self._mapping_texts: dict[FollowerId, tuple[GatewayMapping, str]] = {}
+        self._reported = NOTHING_REPORTED
+        """The file's version, which another's write changes, and the mappings in it."""
 
     @classmethod
     def from_settings(cls, settings: Settings, clock: Clock = utc_now) -> LocalRecords:
@@ -90,6 +94,7 @@ class LocalRecords:
             StoreDamagedError: the file is no database of ours; it is named with the cure.
             StoreUnavailableError: it can't be opened now.
         """
+        self._reported = NOTHING_REPORTED
         await self._file.open()
 
     async def close(self) -> None:
@@ -218,14 +223,22 @@ class LocalRecords:
     # ------------------------------------------------------------------ mappings and history
 
     async def report(self, mappings: Sequence[GatewayMapping]) -> None:
-        """Replace the mappings."""
-        mapped = [(each.follower_id, self._mapping_text(each)) for each in mappings]
+        """Replace the mappings. While nobody else writes to the file, only those that are others than last time."""
+        wanted = {each.follower_id: self._mapping_text(each) for each in mappings}
+        (version, there), self._reported = self._reported, NOTHING_REPORTED
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM mappings")
-            connection.executemany("INSERT OR REPLACE INTO mappings VALUES (?, ?)", mapped)
+        def write(connection: sqlite3.Connection) -> int:
+            (now,) = connection.execute("PRAGMA data_version").fetchone()
+            known = there if now == version else {}
+            if now != version:
+                connection.execute("DELETE FROM mappings")
+            changed = [(each, text) for each, text in wanted.items() if known.get(each) is not text]
+            connection.executemany("INSERT OR REPLACE INTO mappings VALUES (?, ?)", changed)
+            gone = [(each,) for each in known.keys() - wanted.keys()]
+            connection.executemany("DELETE FROM mappings WHERE follower_id = ?", gone)
+            return int(now)
 
-        await self._file.write(write)
+        self._reported = await self._file.write(write), wanted
 
     async def append_history(self, entries: Sequence[HistoryEntry]) -> None:
         """Append it, unless the ids are there, and prune it by age and count."""
@@ -241,7 +254,7 @@ class LocalRecords:
     def _mapping_text(self, mapping: GatewayMapping) -> str:
         """Of thousands most are as they were when they were written last."""
         known = self._mapping_texts.get(mapping.follower_id)
-        if known is None or known[0] != mapping:
+        if known is None or (known[0] is not mapping and known[0] != mapping):
             known = self._mapping_texts[mapping.follower_id] = (mapping, _text(MAPPINGS.dump(mapping)))
         return known[1]
 
