@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from spreadpilot_core.ibkr.errors import RecordsLostError, StoreDamagedError, StoreUnavailableError
 from spreadpilot_core.ibkr.model.followers import FollowerId
-from spreadpilot_core.ibkr.model.records import ContainerId, LoginOutcome
+from spreadpilot_core.ibkr.model.records import ContainerId, HistoryQuery, LoginOutcome
 from spreadpilot_core.ibkr.store.outbox import Outbox
 from spreadpilot_core.ibkr.store.outboxed_records import OutboxedRecords
 from spreadpilot_core.ibkr.supervision.ledger import Ledger
@@ -139,7 +140,7 @@ async def test_a_store_that_is_all_damaged_costs_nothing_that_waits(
 
 async def test_an_emptied_store_is_not_taken_for_a_first_start(under_test: RecordsUnderTest, tmp_path: Path) -> None:
     """What waited for it proves nothing of what it held: an operator is asked, again and again, until one has said so."""
-    first, second = (Manager(under_test, tmp_path / "shared.sqlite3") for _ in range(2))
+    first = Manager(under_test, tmp_path / "shared.sqlite3")
     await first.records.open()
     first.way.error = AWAY
     await first.records.save(a_record(client_id=7))
@@ -150,14 +151,21 @@ async def test_an_emptied_store_is_not_taken_for_a_first_start(under_test: Recor
         if not accepted:
             raise RecordsLostError
 
-    ledger = Ledger(second.records, clock=noon, must_be_first_start=must_be_first_start)
-    for _ in range(2):
+    records = OutboxedRecords(
+        under_test.store(), Outbox(tmp_path / "shared.sqlite3"), must_be_first_start=must_be_first_start
+    )
+    ledger = Ledger(records, clock=noon)
+    for number in range(2):
         with pytest.raises(RecordsLostError):
             await ledger.open()
+        await records.append_history([an_entry(number)])  # that nobody logs in is history too
+        with pytest.raises(RecordsLostError):
+            await records.read_history(HistoryQuery())
+        await asyncio.sleep(1)  # in which what waits is tried again
     accepted = True
     try:
         assert (await ledger.open()).usable[FollowerId("anna")].client_id == 7
         assert list(await ledger.unsettled()) == []
-        assert second.records.waiting == 0
+        assert records.waiting == 0
     finally:
         await ledger.close()

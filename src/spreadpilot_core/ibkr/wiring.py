@@ -180,8 +180,8 @@ def open_services(settings: Settings, ib_factory: Callable[[], Any] | None, bus:
 
 def _ledger(records: RecordStore, settings: Settings, auditor: Auditor, *, tell: Tell, clock: Clock) -> Ledger:
     first = partial(auditor.must_be_first_start, accepted=settings.accept_lost_records)
-    outboxed = OutboxedRecords(records, Outbox.of(settings), tell=tell)
-    return Ledger(outboxed, clock=clock, tell=tell, must_be_first_start=first)
+    outboxed = OutboxedRecords(records, Outbox.of(settings), tell=tell, must_be_first_start=first)
+    return Ledger(outboxed, clock=clock, tell=tell)
 
 
 def _client_leases(settings: Settings, shared: SharedDocuments, clock: Clock, bindings: LateBindings) -> ClientLeases:

@@ -206,8 +206,6 @@ class LoadedRecords:
     usable: Mapping[FollowerId, Record] = field(default_factory=dict)
     damaged: Mapping[FollowerId, str] = field(default_factory=dict)
     """Followers whose record can't be understood, each with a sentence: it is left as it is."""
-    was_empty: bool = False
-    """The store itself held nothing: what is here has waited elsewhere to be written."""
 
     def __bool__(self) -> bool:
         return bool(self.usable or self.damaged)

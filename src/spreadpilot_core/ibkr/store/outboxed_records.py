@@ -6,6 +6,9 @@ does: with the store away nobody logs in. Whatever is read first waits for the o
 their own writes. Mappings are no history: the newest are written on return.
 
 A reservation without an answer may have been written. Nobody would ever settle it, so that it is withdrawn.
+
+A store that is found empty may have lost what it held. Until that is known nothing that waits is written to it: the next look
+would take it for a store that knows who has logged in.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from spreadpilot_core.ibkr.errors import StoreDamagedError, StoreUnavailableError
+from spreadpilot_core.ibkr.errors import RecordsLostError, StoreDamagedError, StoreUnavailableError
 from spreadpilot_core.ibkr.model.audit_heads import AuditHead
 from spreadpilot_core.ibkr.model.records import (
     AttemptId,
@@ -52,12 +55,23 @@ _OUTBOX = "the outbox"
 class OutboxedRecords:
     """Fulfils `seams.RecordStore`."""
 
-    def __init__(self, store: RecordStore, outbox: Outbox, *, tell: Tell = untold) -> None:
+    def __init__(
+        self,
+        store: RecordStore,
+        outbox: Outbox,
+        *,
+        tell: Tell = untold,
+        must_be_first_start: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`must_be_first_start` is called when the store is found empty, and raises where that means a loss."""
         self._store = store
         self._outbox = outbox
         self._tell = tell
+        self._must_be_first_start = must_be_first_start
         self._is_open = False
         """Whether the store was ever reached since this was opened; until then whoever opens it says why it is not."""
+        self._doubt: StoreUnavailableError | None = None
+        """Why nothing may be written to the store before it was loaded, though it is there."""
         self._was_away = False
         """Whether somebody was told that the store is away."""
         self._mappings_due: Sequence[GatewayMapping] | None = None
@@ -68,6 +82,8 @@ class OutboxedRecords:
         """Open both. Raises `StoreUnavailableError`."""
         await self._outbox.open()
         await self._store.open()
+        if self._outbox.size and not self._is_open:
+            self._doubt = StoreUnavailableError("The record store was not read yet.")
         self._is_open = True
 
     async def close(self) -> None:
@@ -103,20 +119,20 @@ class OutboxedRecords:
     # ------------------------------------------------------------------ asked once nothing waits any more
 
     async def load(self) -> LoadedRecords:
-        """All records. A store that was emptied while something waited for it is told so, and gets nothing yet."""
+        """All records. What waits for a store that was emptied proves nothing of what it held: it gets nothing before an
+        operator has said so.
+        """
         there = await self._store.load()
+        if not there and self._must_be_first_start is not None:
+            knows_logins = self._outbox.size > 0 and await self._store.unsettled_logins()
+            if not knows_logins:
+                self._doubt = RecordsLostError()
+                await self._must_be_first_start()
+        self._doubt = None
         if self._outbox.size == 0:
             return there
-        if not there and not await self._store.unsettled_logins():
-            return LoadedRecords(await self._waiting_records(), was_empty=True)
         await self._write_what_waits()
         return await self._store.load()
-
-    async def _waiting_records(self) -> dict[Any, Record]:
-        entries = await self._outbox.oldest(self._outbox.size)
-        documents = (each.document for each in entries if each.kind == "record" and _is_sound(RECORDS.read, each))
-        records = (RECORDS.read(each, where=_OUTBOX) for each in documents)
-        return {each.follower_id: each for each in records}  # the newest last
 
     async def reserve_login(self, attempt: LoginAttempt, limits: LoginLimits) -> LoginRefusal | None:
         """Reserve one login, or say why not. Never through the outbox: raises `StoreUnavailableError` instead."""
@@ -196,7 +212,7 @@ class OutboxedRecords:
     ) -> None:
         """Write now when nothing waits before it; else keep these entries, in order."""
         async with self._order:
-            if self._outbox.size == 0 and self._is_open:
+            if self._outbox.size == 0 and self._is_open and self._doubt is None:
                 try:
                     await write()
                 except StoreDamagedError:
@@ -235,6 +251,8 @@ class OutboxedRecords:
 
     async def _write_what_waits(self) -> None:
         """Write all that waits, in order. Raises `StoreUnavailableError` and keeps what is left."""
+        if self._doubt is not None:
+            raise self._doubt
         async with self._order:
             while entries := await self._outbox.oldest(AT_ONCE):
                 for kind, run in groupby(entries, key=lambda entry: entry.kind):

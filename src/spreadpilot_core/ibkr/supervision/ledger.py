@@ -61,11 +61,8 @@ class Ledger:
         *,
         clock: Callable[[], datetime],
         tell: Tell = untold,
-        must_be_first_start: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`must_be_first_start` is called when the store is found empty, and raises where that means a loss."""
         self._store = store
-        self._must_be_first_start = must_be_first_start
         self._clock = clock
         self._pending: deque[Write] = deque()
         self._set_aside: list[Write] = []
@@ -94,8 +91,6 @@ class Ledger:
             await self._store.open()
             await self.flush()
             records = await self._store.load()
-            if (records.was_empty or not records) and self._must_be_first_start is not None:
-                await self._must_be_first_start()
         except UnavailableError as error:
             self.fault = Reason(ReasonCode.STORE_UNAVAILABLE, str(error))
             raise
