@@ -136,6 +136,27 @@ async def test_a_socket_that_can_not_be_made_is_a_wrong_setting(home: Home) -> N
     assert holder_of(home.directory) is None
 
 
+@pytest.mark.parametrize("setting", ["http_address", "metrics_address", "control_socket"])
+async def test_what_can_not_be_served_costs_no_login(home: Home, setting: str) -> None:
+    """The start fails before anything is launched: no gateway is left that nobody watches."""
+    await home.add("anna")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings: dict[str, Any] = {setting: str(taken.getsockname()[1])}
+        if setting == "control_socket":
+            settings = {}
+            (home.directory / SOCKET / "below").mkdir(parents=True)
+        manager = home.manager(**settings)
+        with pytest.raises(SettingsError):
+            await manager.start()
+    runtime = home.runtime()
+    await runtime.open()
+    try:
+        assert await runtime.list() == []
+    finally:
+        await runtime.close()
+    assert not (home.directory / "operations.jsonl").exists()
+
+
 @pytest.mark.parametrize("how", ["stop", "detach"])
 async def test_on_exit_says_what_the_end_of_a_block_does(home: Home, how: str) -> None:
     """`async with` stops the gateways, or leaves them for the next manager."""

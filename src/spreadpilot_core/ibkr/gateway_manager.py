@@ -147,8 +147,8 @@ class GatewayManager:
                 wired.notifier.begin()
                 fleet.leadership.beside = wired.notifier
                 self._wired, self._fleet, self._ready = wired, fleet, fleet.ready
+                await self._serve(wired)  # an address that is not free must not cost a login first
                 fleet.begin()
-                await self._serve(wired)
                 await fleet.wait_until_listed(FIRST_LIST_WITHIN)
                 self._held = held
             except BaseException:  # also cancelled it leaves nothing that the next one would take for one that lives
