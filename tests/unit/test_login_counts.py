@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from spreadpilot_core.ibkr.controller_log.reader import LoginLog
+from spreadpilot_core.ibkr.controller_log.reader import APPROVAL_LIMIT, LoginLog
 from spreadpilot_core.ibkr.controller_log.tables import LoginPhase
 from spreadpilot_core.ibkr.deciding.observation import ActionKind, FleetView, Limits, Wanted
 from spreadpilot_core.ibkr.deciding.pacing import LOSSES
@@ -251,6 +251,23 @@ def test_a_login_broken_off_at_the_phone_is_no_failed_one(controller: Controller
     assert outcomes(world) == [LoginOutcome.BROKEN_OFF_ACCEPTED]
     assert (len(world.counted()), len(world.recent())) == (0, 1)
     assert world.removals[0][0] - asked < timedelta(seconds=2)
+
+
+@BOTH
+def test_a_prompt_has_the_time_that_ibkr_gives_it(controller: Controller) -> None:
+    """Three minutes from when it came, whoever watches: the controller's own end comes later and helps nobody."""
+    world = LogWorld(controller=controller, always="phone", phone="olga")
+    world.until(lambda: world.memory.state is State.AWAITING_2FA)
+    by = world.now + timedelta(seconds=APPROVAL_LIMIT)
+    assert world.decision is not None
+    assert world.decision.next_action == f"It has until {by:%H:%M:%S} UTC."
+    assert world.decision.why is not None
+    assert str(world.decision.why.facts["until"])[:19] == by.isoformat()[:19]
+    world.run(timedelta(seconds=60))
+    world.restart_manager()
+    world.until(lambda: world.memory.state is State.AWAITING_2FA)
+    assert f"{by:%H:%M}" not in (world.decision.next_action or "")
+    assert (world.decision.next_action or "").startswith("It was asked before ")
 
 
 @BOTH

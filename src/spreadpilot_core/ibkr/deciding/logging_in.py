@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from spreadpilot_core.ibkr.controller_log.reader import APPROVAL_LIMIT
 from spreadpilot_core.ibkr.controller_log.tables import LoginPhase
 from spreadpilot_core.ibkr.deciding.decision import Action, Decision, Situation
 from spreadpilot_core.ibkr.deciding.learning import ask_deadline, is_doubted, is_logged_in, login_deadline
@@ -19,6 +20,10 @@ from spreadpilot_core.ibkr.model.states import State
 SOON = timedelta(seconds=0.5)
 STREAMS_APART = timedelta(seconds=1)
 """By how much a container's configuration, in one stream, may come after what follows it, in the other."""
+FOUND_AT_ONCE = timedelta(seconds=1)
+"""A login window and a prompt that come within this were found in a log that was there before."""
+FASTEST_PROMPT = timedelta(seconds=10)
+"""No real gateway asks a phone so soon after its start."""
 LOG_SILENCE = timedelta(seconds=5)
 """A log whose start is still kept has spoken after this; longer silence means that it no longer reaches the start."""
 
@@ -64,14 +69,30 @@ def _too_old(s: Situation) -> Decision:
 
 
 def _awaiting_phone(s: Situation, deadline: datetime) -> Decision:
-    who = s.seen.follower.phone_owner if s.seen.follower and s.seen.follower.phone_owner else s.record.user
-    sentence = f"A phone must approve the login of {who}."
+    owner = s.seen.follower.phone_owner if s.seen.follower is not None else None
+    who = f"The phone of {owner}" if owner else "A phone"
+    sentence = f"{who} must approve the login of {s.record.user or s.seen.follower_id}."
     if s.now >= deadline:
         missed = Reason(ReasonCode.PHONE_APPROVAL_MISSED, f"{sentence} Nobody did in time.")
         return replace_gateway(_with_human(s, missed), missed)
-    then = f"It has until {deadline:%H:%M:%S} UTC."
-    reason = Reason(ReasonCode.PHONE_APPROVAL_PENDING, sentence, facts={"until": deadline.isoformat()})
-    return s.verdict(State.AWAITING_2FA, reason, then, until=deadline)
+    by = min(deadline, s.memory.phase_since + timedelta(seconds=APPROVAL_LIMIT))
+    then = f"It has until {by:%H:%M:%S} UTC."
+    if s.now >= by:
+        by, then = (
+            deadline,
+            f"Its three minutes are over; if nothing follows, it is given up at {deadline:%H:%M:%S} UTC.",
+        )
+    elif _was_asked_before(s):
+        then = f"It was asked before {s.memory.phase_since:%H:%M:%S} UTC, when this manager began to watch; IBKR waits three minutes."
+    reason = Reason(ReasonCode.PHONE_APPROVAL_PENDING, sentence, facts={"until": by.isoformat()})
+    return s.verdict(State.AWAITING_2FA, reason, then, until=by)
+
+
+def _was_asked_before(s: Situation) -> bool:
+    """Whether the prompt was there when this manager first saw the gateway: its log told all of it at once."""
+    window, asked, begun = s.memory.window_at, s.memory.phase_since, s.memory.life[1] if s.memory.life else None
+    at_once = window is not None and asked - window < FOUND_AT_ONCE
+    return at_once and begun is not None and asked - begun > FASTEST_PROMPT
 
 
 def _log_proves_nothing(s: Situation, phase: LoginPhase) -> bool:
