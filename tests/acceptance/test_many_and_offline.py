@@ -212,6 +212,23 @@ def test_who_is_meant_must_be_said(command: Command, arguments: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
 
 
+@pytest.mark.parametrize(
+    "words", [("disable", "lena"), ("set", "lena", "enabled=false"), ("set", "lena", "state=PAUSED")]
+)
+def test_disabling_a_live_follower_asks(home: Home, command: Command, words: tuple[str, ...]) -> None:
+    """It logs the gateway out as a stop does. What is disabled already, or paper, is not asked about."""
+    for name, live in (("paula", []), ("lena", ["--live"])):
+        assert command("followers", "add", name, "--vault-secret-ref", "ibkr/x", *live).returncode == 0
+    before = Path(home.followers_file).read_text()
+    code, shown = _on_a_terminal(command.environment, ("followers", *words), "n")
+    assert (code, "lena trades LIVE" in shown) == (1, True)
+    assert Path(home.followers_file).read_text() == before
+    paper = tuple("paula" if each == "lena" else each for each in words)
+    assert _on_a_terminal(command.environment, ("followers", *paper), "n")[0] == 0
+    assert command("followers", *words).returncode == 0, "a script is not asked"
+    assert _on_a_terminal(command.environment, ("followers", *words), "n")[0] == 0
+
+
 def test_removing_a_live_follower_asks(home: Home, command: Command) -> None:
     """The record of one that trades live goes only by a yes; a paper one goes at once."""
     for name, live in (("paula", []), ("lena", ["--live"])):

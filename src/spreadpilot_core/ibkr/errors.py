@@ -93,7 +93,8 @@ class AlreadyRunningError(GatewayManagerError):
     def __init__(self, state_dir: object, holder: str) -> None:
         super().__init__(
             f"Another gateway manager ({holder}) owns {state_dir}.",
-            hint="Stop it first, or give this one a state_dir of its own.",
+            hint="A program beside it takes its clients from it (`remote.connect`), which logs nobody out. To take its place, end it "
+            "with `gateway-manager detach`, which leaves its gateways for this one; or give this one a state_dir and followers of its own.",
         )
 
 

@@ -14,6 +14,7 @@ from spreadpilot_core.ibkr.service.asking import confirm, confirm_live
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.local import followers_file
 from spreadpilot_core.ibkr.store.registry import read_roster
+from spreadpilot_core.ibkr.store.rosters import ACTIVE
 from spreadpilot_core.ibkr.system.printable import one_line
 from spreadpilot_core.ibkr.system.wording import counted
 
@@ -57,27 +58,37 @@ def add(follower: str, *, vault_secret_ref: str, live: bool, account: str | None
     print(f"{follower} was added, {'live' if live else 'paper'}, {'enabled' if enabled else 'disabled'}.")
 
 
-def set_enabled(follower: str, *, enabled: bool) -> None:
+def set_enabled(follower: str, *, enabled: bool, yes: bool = True) -> None:
     """Enable or disable one."""
-    followers_file.set_enabled(followers_file_of(), follower, enabled=enabled)
-    print(f"{follower} is {'enabled' if enabled else 'disabled'}.")
+    path = followers_file_of()
+    if not enabled:
+        _confirm_logout("Disable it", path, follower, yes=yes)
+    followers_file.set_enabled(path, follower, enabled=enabled)
+    print(f"{follower} is {'enabled' if enabled else 'disabled: a gateway that it has is logged out'}.")
+
+
+def _confirm_logout(what: str, path: Path, follower: str, *, yes: bool) -> None:
+    """Ask before the gateway of one that trades live goes."""
+    known = followers_file.list_followers(path).usable.get(FollowerId(follower))
+    is_live = known is not None and known.trading_mode is TradingMode.LIVE and known.is_wanted
+    confirm_live(f"{what}, so that its gateway is logged out", [follower] if is_live else [], yes=yes)
 
 
 def remove(follower: str, *, yes: bool) -> None:
     """Take one out."""
     path = followers_file_of()
-    known = followers_file.list_followers(path).usable.get(FollowerId(follower))
-    is_live = known is not None and known.trading_mode is TradingMode.LIVE
-    confirm_live("Remove it, so that its gateway is logged out", [follower] if is_live else [], yes=yes)
+    _confirm_logout("Remove it", path, follower, yes=yes)
     followers_file.remove_follower(path, follower)
     print(f"{follower} was removed.")
 
 
-def set_fields(follower: str, changes: list[str]) -> None:
+def set_fields(follower: str, changes: list[str], *, yes: bool) -> None:
     """Change fields, each said as KEY=VALUE."""
     settings = Settings.read()
-    wanted = dict(_change(follower, each) for each in changes)
-    faulty = followers_file.set_fields(followers_file_of(settings), follower, wanted, ports=settings.host_ports)
+    wanted, path = dict(_change(follower, each) for each in changes), followers_file_of(settings)
+    if wanted.get("enabled") is False or wanted.get("state", ACTIVE) != ACTIVE:
+        _confirm_logout("Disable it", path, follower, yes=yes)
+    faulty = followers_file.set_fields(path, follower, wanted, ports=settings.host_ports)
     print(f"{follower} was changed: {', '.join(wanted)}.")
     for name, fault in faulty.items():
         print(one_line(f"Beside it, {name} can't be used: {fault}"), file=sys.stderr)

@@ -48,11 +48,11 @@ def enable_follower(follower: Follower) -> None:
 
 
 @group.command("disable")
-def disable_follower(follower: Follower) -> None:
+def disable_follower(follower: Follower, yes: Yes = False) -> None:
     """Take a follower's gateway away; its record stays."""
     from spreadpilot_core.ibkr.service import follower_commands
 
-    follower_commands.set_enabled(follower, enabled=False)
+    follower_commands.set_enabled(follower, enabled=False, yes=yes)
 
 
 @group.command("remove", short_help="Remove a follower's record.")
@@ -74,11 +74,12 @@ def set_follower_fields(
             show_default=False,
         ),
     ],
+    yes: Yes = False,
 ) -> None:
     """Change fields of a follower's record; nothing is written that could not be used."""
     from spreadpilot_core.ibkr.service import follower_commands
 
-    follower_commands.set_fields(follower, changes)
+    follower_commands.set_fields(follower, changes, yes=yes)
 
 
 @group.command("check", short_help="Check every record; changes nothing.")
