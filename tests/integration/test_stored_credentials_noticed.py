@@ -56,3 +56,14 @@ async def test_a_new_password_of_a_running_gateway_is_told_at_once(home: Home) -
         await eventually(lambda: manager.is_healthy("anna"))
         await home.set_password("anna", "another")
         await eventually(lambda: any("password" in each for each in seen(manager, "anna").notices))
+
+
+async def test_the_next_manager_knows_of_a_password_that_waits(home: Home) -> None:
+    """What was stored before it began, by whatever means, is told soon after its start and not hours later."""
+    await home.add("anna")
+    async with home.manager(on_exit="detach") as manager:
+        await eventually(lambda: manager.is_healthy("anna"))
+    await home.set_password("anna", "another")
+    async with home.manager(secret_poll_interval=3600) as manager:
+        await eventually(lambda: any("password" in each for each in seen(manager, "anna").notices))
+        assert manager.is_healthy("anna")

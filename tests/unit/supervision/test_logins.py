@@ -162,3 +162,23 @@ async def test_a_secret_that_is_away_is_waited_for(tmp_path: Path) -> None:
             world.broker.is_away = False
             await manager.state(State.READY)
         assert (world.typed("anna"), world.outcomes("anna")) == (1, ["succeeded"])
+
+
+@in_made_up_time
+async def test_the_logins_that_are_told_are_those_of_the_user(tmp_path: Path) -> None:
+    """At half of a day's full logins it is said, each counted once; another user of the same follower has made none of them."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        async with world.running(full_login_limit=6) as manager:
+            for made in range(1, 4):
+                await manager.state(State.READY)
+                told = [each for each in manager.seen().notices if "full login" in each]
+                assert bool(told) == (made == 3), told
+                if made == 3:
+                    assert "user-anna made 3 full logins" in told[0]
+                    world.broker.put("ibkr/anna", "brandnew", PASSWORD)
+                await asyncio.sleep(HOUR)
+                await manager.restart()
+            await manager.state(State.READY)
+            assert not any("full login" in each for each in manager.seen().notices)
+            assert world.outcomes("anna") == ["succeeded"] * 4

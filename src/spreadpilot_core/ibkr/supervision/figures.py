@@ -65,7 +65,8 @@ def _left(facts: GatewayFacts, limits: Limits, now: datetime) -> tuple[int | Non
     """How many logins the user's budget and limit still allow; None while its logins are not known, or without a limit."""
     if facts.record.user is None:
         return None, None
-    recent = [each for each in facts.login.logins if each.reserved_at > now - DAY]
+    user = facts.record.user
+    recent = [each for each in facts.login.logins if each.user == user and each.reserved_at > now - DAY]
     counted, full = sum(each.counts for each in recent), sum(each.is_full for each in recent)
     limit = limits.full_login_limit
     return max(0, limits.login_budget - counted), None if limit is None else max(0, limit - full)

@@ -57,11 +57,12 @@ class LoginInProgress:
     def notice(self) -> str | None:
         """A sentence once half of the full logins of a day were made."""
         limit, now = self._services.limits.full_login_limit, self._services.clock()
-        recent = [each for each in self.logins if each.is_full and each.reserved_at > now - DAY]
-        made = len(recent) + (self.attempt is not None)
+        known = (*self.logins, self.attempt) if self.attempt is not None else self.logins
+        user = known[-1].user if known else ""  # the secret may have named another one before
+        recent = {each.id for each in known if each.user == user and each.reserved_at > now - DAY}
+        made = len(recent - {each.id for each in self.logins if not each.is_full})
         if limit is None or 2 * made < limit:
             return None
-        user = (self.attempt or recent[-1]).user
         return (
             f"{user} made {counted(made, 'full login')} within 24 h; at {limit} (full_login_limit) a human must look."
         )

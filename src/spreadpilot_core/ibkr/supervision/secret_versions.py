@@ -15,6 +15,9 @@ from spreadpilot_core.ibkr.model.states import State
 from spreadpilot_core.ibkr.seams import CredentialBroker
 from spreadpilot_core.ibkr.supervision.supervisor import GatewaySupervisor
 
+ADOPTED_ASKED_AFTER = 5.0
+"""Seconds after the start until the secrets of adopted gateways are asked about: what waited for a restart waits on."""
+
 
 class SecretVersions:
     """Asks for the newest versions every so many seconds, and at once when stored secrets have changed."""
@@ -29,6 +32,8 @@ class SecretVersions:
     async def observe_versions(self) -> None:
         """Go on for ever, a little apart from other managers."""
         rng = random.Random()  # noqa: S311  # jitter
+        await asyncio.sleep(min(self._every, ADOPTED_ASKED_AFTER))
+        await self._ask([each for each in self._supervisors.values() if _is_adopted(each)])
         while True:
             pause = min(self._every, self._broker.renew_within or math.inf)
             await asyncio.sleep(pause * rng.uniform(0.8, 1.0))
@@ -44,6 +49,11 @@ class SecretVersions:
             if (follower := it.facts.follower) is not None:
                 with contextlib.suppress(GatewayManagerError):
                     it.see_version(await self._broker.version(follower.vault_secret_ref, follower_id=follower.id))
+
+
+def _is_adopted(its: GatewaySupervisor) -> bool:
+    """Whether an earlier manager logged it in: what that one knew of the secret ended with it."""
+    return its.facts.gateway_view.gateway is not None and its.facts.secret.login is None
 
 
 def _may_use_stored_secret(its: GatewaySupervisor) -> bool:
