@@ -213,6 +213,8 @@ async def test_another_engine_is_acted_on_only_with_an_operators_word(home: Home
         await one.end()
         await two.says("start with `gateway-manager run --take-over`")
         await asyncio.sleep(LEASE)
+        with pytest.raises(RefusedByManagerError, match="run --take-over"):  # what stands in the way, and not "try again"
+            await two.ask(lambda client: client.act("anna", "launch", {}))
         assert (two.leases, await found(other)) == ({}, {})
         await two.end()
         assert await taken_over(home) == []

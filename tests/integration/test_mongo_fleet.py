@@ -420,7 +420,7 @@ async def test_no_accident_in_the_database_stops_anybody(home: Home, server: Mon
             ({"enabled": None}, "enabled is missing in its record"),
             ({"read_only_api": True}, "read_only_api stands outside of gateway"),
             ({"gateway": {"red_only_api": True}}, "gateway.red_only_api is unknown (read_only_api was meant?)"),
-            ({"trading_mode": "live", "account": "U1"}, "account is 'U1' instead of None"),
+            ({"trading_mode": "live", "account": "U1"}, "account is 'U1' (it was not set)"),
         ):
             await asyncio.to_thread(restore, server, ("anna",), **slip)
             await eventually(lambda: says("anna", words), manager.list_gateways)  # noqa: B023  # waited for at once

@@ -180,7 +180,7 @@ async def test_paper_becomes_live_by_an_operators_word_alone(home: Home) -> None
         await asyncio.to_thread(
             set_fields, home.followers_file, "anna", {"trading_mode": "live", "phone_owner": "Anna"}
         )
-        await say(manager, "anna", "trading_mode is 'live' instead of 'paper'; phone_owner is 'Anna' instead of None")
+        await say(manager, "anna", "trading_mode is 'live' instead of 'paper'; phone_owner is 'Anna' (it was not set)")
     runtime = home.runtime()
     await runtime.open()
     async with running(home, ready=("anna",)) as manager:

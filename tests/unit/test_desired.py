@@ -282,7 +282,7 @@ def test_paper_becomes_live_by_an_operators_word_alone() -> None:
         assert (found.follower.account, found.follower.vault_secret_ref) == (None, "ibkr/anna")
         assert (
             "vault_secret_ref is 'ibkr/real' instead of 'ibkr/anna'; trading_mode is 'live' instead of 'paper';"
-            " account is 'U1' instead of None."
+            " account is 'U1' (it was not set)."
         ) in found.notices[0]
         world.begin()
     world.documents["anna"] |= {"enabled": False}

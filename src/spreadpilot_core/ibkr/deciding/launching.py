@@ -128,7 +128,7 @@ def _image(s: Situation) -> Decision | None:
         return None
     reason = s.memory.trouble or Reason(ReasonCode.IMAGE_NEEDED, "Its image is being fetched.")
     action = Action(ActionKind.CHECK_IMAGE, reason.sentence)
-    return s.verdict(State.QUEUED, reason, "The login follows.", action=action)
+    return s.verdict(State.QUEUED, reason, "The login follows, unless something speaks against it.", action=action)
 
 
 def _secret(s: Situation) -> Decision | None:
@@ -141,7 +141,7 @@ def _secret(s: Situation) -> Decision | None:
 
 def _read_secret(s: Situation, reason: Reason) -> Decision:
     action = Action(ActionKind.PREPARE, reason.sentence)
-    return s.verdict(State.QUEUED, reason, "The login follows.", action=action)
+    return s.verdict(State.QUEUED, reason, "The login follows, unless something speaks against it.", action=action)
 
 
 def login_refusal(s: Situation, preflight: Preflight) -> tuple[Reason, datetime | None] | None:

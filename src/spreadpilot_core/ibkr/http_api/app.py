@@ -50,7 +50,7 @@ from spreadpilot_core.ibkr.http_api.refusals import refuse_in_one_form
 from spreadpilot_core.ibkr.http_api.routes import ADDRESS_ROUTERS, ROUTERS
 from spreadpilot_core.ibkr.http_api.routes.manager import VERSION
 from spreadpilot_core.ibkr.http_api.served import ServedApp
-from spreadpilot_core.ibkr.http_api.served_manager import ServedManager
+from spreadpilot_core.ibkr.http_api.served_manager import ProbedManager
 
 PREFIX = "/v1"
 """Of every route: another form of the answers would come beside it."""
@@ -58,7 +58,7 @@ _REFUSALS = (400, 404, 408, 409, 413, 422, 500, 503)
 _REFUSALS_OF_CALLERS = (401, 403, 421, 429)
 
 
-def control_app(manager: ServedManager, *, detach: Callable[[], None], served: ServedApp | None = None) -> FastAPI:
+def control_app(manager: ProbedManager, *, detach: Callable[[], None], served: ServedApp | None = None) -> FastAPI:
     """The application of the control socket, whose callers may do everything.
 
     Args:

@@ -47,11 +47,11 @@ class NotLeaderError(RefusedCallerError):
 
     code = 503
 
-    def __init__(self, leader: LeaderAddress | None) -> None:
+    def __init__(self, leader: LeaderAddress | None, why: str) -> None:
         self.leader = leader
         self.headers: Mapping[str, str] = {"Retry-After": "1"}
         hint = f"Ask the leader: {leader.url or f'{leader.socket} on {leader.host}'}." if leader is not None else None
-        super().__init__("This manager stands by, so it changes nothing.", hint=hint or "Try again soon.")
+        super().__init__(f"This manager changes nothing. {why}", hint=hint or "Try again soon.")
 
 
 class Leader:

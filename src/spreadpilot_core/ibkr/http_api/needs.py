@@ -53,7 +53,7 @@ def needs(role: Role | None, *, leader: bool = False, audited: bool = True) -> A
         if not caller.role.covers(declared.role):
             raise ForbiddenError(caller.role, declared.role)
         if declared.leader and not served.whole_manager.is_leader:
-            raise NotLeaderError(await served.leader.find())
+            raise NotLeaderError(await served.leader.find(), served.whole_manager.readiness().reason)
         if declared.audited and served.gate.audits_requests and not _is_safe(connection):
             await served.auditor.write("request", _facts(connection))
 

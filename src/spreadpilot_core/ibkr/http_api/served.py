@@ -14,7 +14,7 @@ from spreadpilot_core.ibkr.http_api.gates import Auditing, Gate, SocketGate, Una
 from spreadpilot_core.ibkr.http_api.leader import Leader
 from spreadpilot_core.ibkr.http_api.operations import Operations
 from spreadpilot_core.ibkr.http_api.scoping import Redaction, ScopedManager
-from spreadpilot_core.ibkr.http_api.served_manager import ServedManager
+from spreadpilot_core.ibkr.http_api.served_manager import ProbedManager, ServedManager
 
 _MOST_REDACTIONS = 256
 
@@ -25,7 +25,7 @@ class ServedApp:
 
     manager: ServedManager
     """As the caller sees it: one who knows some followers only sees nothing of the others."""
-    whole_manager: ServedManager
+    whole_manager: ProbedManager
     """As it is; nothing of it is shown to anybody."""
     detach: Callable[[], None]
     """Called when somebody asks for it; returns at once."""

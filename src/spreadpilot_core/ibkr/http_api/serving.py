@@ -82,7 +82,7 @@ def _for_all(manager: ProbedManager, *, detach: Callable[[], None], leader: Lead
 
 
 def _control_server(served: ServedApp, listening: socket.socket | None = None) -> ControlServer:
-    app = control_app(served.manager, detach=served.detach, served=served)
+    app = control_app(served.whole_manager, detach=served.detach, served=served)
     return ControlServer(_warmed(app), served.manager.settings.state_dir, listening)
 
 

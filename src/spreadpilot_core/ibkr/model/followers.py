@@ -65,13 +65,19 @@ class Follower:
         return own | {"notify_urls": HIDDEN if self.notify_urls is not None else None}
 
     def differences(self, newer: Follower) -> list[str]:
-        """What `newer` has otherwise, field by field: "trading_mode is 'live' instead of 'paper'"."""
+        """What `newer` has otherwise, field by field: "trading_mode is 'live' instead of 'paper'", "account is 'U1' (it was not set)"."""
         before, after = _plain_fields(self), _plain_fields(newer)
         return [
-            f"{name} is {after.get(name)!r} instead of {before.get(name)!r}"
+            _difference(name, before.get(name), after.get(name))
             for name in dict.fromkeys([*before, *after])
             if before.get(name) != after.get(name)
         ]
+
+
+def _difference(name: str, before: object, after: object) -> str:
+    if before is None:
+        return f"{name} is {after!r} (it was not set)"
+    return f"{name} is not set (it was {before!r})" if after is None else f"{name} is {after!r} instead of {before!r}"
 
 
 def _plain_fields(follower: Follower) -> dict[str, object]:

@@ -163,6 +163,14 @@ def _is_outdated(supervisor: GatewaySupervisor) -> bool:
     return gateway.spec_digest != spec.digest or spec.options.port not in (None, port)
 
 
+def _outdated_sentence(supervisor: GatewaySupervisor, gateway: Gateway | None) -> str:
+    wanted = supervisor.facts.spec.trading_mode if supervisor.facts.spec is not None else None
+    if gateway is not None and wanted is not None and wanted is not gateway.trading_mode:
+        modes = f"{wanted.value}, and the gateway that runs trades {gateway.trading_mode.value.upper()}"
+        return f"Its record asks for {modes}; `restart` brings what it asks for."
+    return "Its record or the settings ask for another gateway than the one that runs; `restart` brings it."
+
+
 def _notices(supervisor: GatewaySupervisor) -> list[str]:
     gateway, view = supervisor.facts.gateway_view.gateway, supervisor.facts.gateway_view.login_view
     notices = [*supervisor.facts.roster_notices, *filter(None, (supervisor.facts.roster_loss,))]
@@ -181,9 +189,7 @@ def _notices(supervisor: GatewaySupervisor) -> list[str]:
     if supervisor.facts.secret.login is not None and supervisor.facts.secret.login.written_user is not None:
         notices.append(written_user_sentence(supervisor.facts.secret.login))
     if _is_outdated(supervisor):
-        notices.append(
-            "Its record or the settings ask for another gateway than the one that runs; `restart` brings it."
-        )
+        notices.append(_outdated_sentence(supervisor, gateway))
     used, newest = supervisor.facts.record.secret_version, supervisor.facts.secret.newest_version
     if gateway is not None and newest is not None and used is not None and newest != used:
         notices.append("A new password waits for the next restart.")
