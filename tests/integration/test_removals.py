@@ -72,14 +72,16 @@ async def edit(home: Home, change: Callable[[str], str]) -> None:
 
 async def test_an_emptied_store_stops_nobody_before_an_operator_says_so(home: Home) -> None:
     """Emptied, missing, over a restart of the manager: all stay and ask; the confirmation that follows is audited."""
-    await home.add(*FLEET)
+    await home.add(*FLEET, "dora")
     async with running(home, removal_delay=0.2) as manager:
-        before = containers(manager)
+        await manager.stop_gateway("dora")
+        before = {each: container for each, container in containers(manager).items() if each != "dora"}
         for content in ("", None):
             await write(home, content)
             await say(manager, "anna", "confirm-removals")
         assert manager.missing_followers() == FLEET
         assert all(manager.is_healthy(each) for each in FLEET)
+        assert seen(manager, "dora").endpoint is None  # who has no gateway is not missing, and not out of sight
     async with running(home, removal_delay=0.2) as manager:
         await say(manager, "anna", "Of 3 followers with a gateway 3 have lost their records")
         await asyncio.sleep(1)

@@ -136,8 +136,9 @@ class DesiredState:
         return self._reading.usable.get(follower_id)
 
     def is_gone(self, follower_id: FollowerId) -> bool:
-        """Whether the store has no record of this follower, usable or not."""
-        return follower_id not in self._reading.usable and follower_id not in self._reading.faulty
+        """Whether the store has no record of this follower, usable or not, and nobody is asked what became of the records."""
+        is_there = follower_id in self._reading.usable or follower_id in self._reading.faulty
+        return not is_there and (not self.is_asking or follower_id in self._let_go)
 
     def is_retained(self, follower_id: FollowerId) -> bool:
         """Whether a reading before the newest one is in force for this follower, whose record can't be used."""

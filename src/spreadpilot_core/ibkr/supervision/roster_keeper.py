@@ -181,7 +181,7 @@ class RosterKeeper:
             self._assign(supervisor)
 
     def is_deleted(self, follower_id: FollowerId) -> bool:
-        """Whether there is no record of this follower any more, usable or not."""
+        """Whether there is no record of this follower any more, usable or not, on purpose as far as is known."""
         return self._roster is not None and self._desired.is_gone(follower_id)
 
     def _tell_notices(self) -> None:
