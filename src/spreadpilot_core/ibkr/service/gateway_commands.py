@@ -198,7 +198,8 @@ def _show(gateways: list[dict[str, Any]], *, detailed: bool, as_json: bool) -> N
 def _show_manager(manager: dict[str, Any]) -> None:
     """Who manages, and what beside its gateways is on the engine."""
     adopted = f", and adopted {', '.join(manager['adopted'])}" if manager["adopted"] else ""
-    print(f"The manager has the identity {manager['identity'] or '(not known yet)'}{adopted}.")
+    if adopted or manager["left_alone"]:  # beside another one it matters who is who
+        print(f"The manager has the identity {manager['identity'] or '(not known yet)'}{adopted}.")
     if not manager["leader"] and (leader := manager["leader_address"]) is not None:
         where = leader["url"] or leader["socket"] or f"process {leader['pid']}"
         print(one_line(f"It stands by; the leader is on {leader['host']} ({where})."))
