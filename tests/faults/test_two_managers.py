@@ -196,6 +196,12 @@ async def stand_by_with(manager: Process, code: ReasonCode) -> None:
             await asyncio.sleep(0.1)
 
 
+async def refused_with(manager: Process, words: str) -> None:
+    """A launch is refused, and why."""
+    with pytest.raises(RefusedByManagerError, match=words):
+        await manager.ask(lambda client: client.act("anna", "launch", {}))
+
+
 async def test_another_engine_is_acted_on_only_with_an_operators_word(home: Home, server: MongoServer) -> None:
     """With another engine the second waits for ever, and says for whom; `take_over` lets it act, and the trail says who did."""
     one, two, runtime = await pair(home, server, other_engine="engine2")
@@ -213,8 +219,7 @@ async def test_another_engine_is_acted_on_only_with_an_operators_word(home: Home
         await one.end()
         await two.says("start with `gateway-manager run --take-over`")
         await asyncio.sleep(LEASE)
-        with pytest.raises(RefusedByManagerError, match="run --take-over"):  # what stands in the way, and not "try again"
-            await two.ask(lambda client: client.act("anna", "launch", {}))
+        await refused_with(two, "run --take-over")  # what stands in the way, and not "try again"
         assert (two.leases, await found(other)) == ({}, {})
         await two.end()
         assert await taken_over(home) == []

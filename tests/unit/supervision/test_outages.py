@@ -167,6 +167,22 @@ async def test_a_login_that_another_manager_has_settled_is_not_typed(tmp_path: P
 
 
 @in_made_up_time
+async def test_followers_that_were_mended_count_at_once(tmp_path: Path) -> None:
+    """A file that could not be read for a while is read again as soon as somebody has changed it, not when its turn comes."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        async with world.running() as manager:
+            await manager.state(State.READY)
+            world.content.is_away = True
+            await until(lambda: manager.fleet.roster.fault is not None, within=7200)
+            await asyncio.sleep(60)
+            world.content.is_away = False
+            world.change("anna", account="U1234567")
+            await asyncio.sleep(1)
+            assert manager.fleet.roster.fault is None
+
+
+@in_made_up_time
 async def test_a_notice_about_records_names_each_follower(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The same slip in two records is told of both; a loss that they share is told once, of the whole."""
     async with world_in(tmp_path) as world:

@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 
 from spreadpilot_core.ibkr.deciding.observation import Wanted
 from spreadpilot_core.ibkr.model.followers import (
@@ -58,6 +59,7 @@ class RosterKeeper:
         self._hindrance = hindrance
         self._desired = DesiredState(removal_delay=settings.removal_delay)
         self._roster: Roster | None = None
+        self._is_open = asyncio.Event()
         self._reload_asked = asyncio.Event()
         self._notices: frozenset[tuple[FollowerId | None, str]] = frozenset()
         """What was told about the records."""
@@ -76,12 +78,12 @@ class RosterKeeper:
 
     async def read(self) -> None:
         """Read whenever they may have changed; whom an absence takes away is let go only by a reading of then."""
-        await retry_until_available("follower store", self._store.open, self._tell, on_failure=self._store_away)
+        retried = partial(retry_until_available, "follower store", tell=self._tell, on_failure=self._store_away)
+        await retried(self._store.open)
+        self._is_open.set()
         while True:
             self._reload_asked.clear()
-            self._take(
-                await retry_until_available("follower store", self._store.load, self._tell, on_failure=self._store_away)
-            )
+            self._take(await retried(self._store.load, sooner=self._reload_asked))
             await wait_for(self._reload_asked, within=self._again_within())
 
     def _again_within(self) -> float:
@@ -91,7 +93,7 @@ class RosterKeeper:
 
     async def hear_of_changes(self) -> None:
         """Have them read at every hint of the store."""
-        await self.known.wait()
+        await self._is_open.wait()
         async for _ in self._store.hints():
             self._reload_asked.set()
 
