@@ -196,8 +196,10 @@ async def stand_by_with(manager: Process, code: ReasonCode) -> None:
             await asyncio.sleep(0.1)
 
 
-async def refused_with(manager: Process, words: str) -> None:
-    """A launch is refused, and why."""
+async def waits_for_a_word(manager: Process, words: str) -> None:
+    """It says what it waits for, also to who launches something, and does nothing meanwhile."""
+    await manager.says(f"start with `gateway-manager {words}`")
+    await asyncio.sleep(LEASE)
     with pytest.raises(RefusedByManagerError, match=words):
         await manager.ask(lambda client: client.act("anna", "launch", {}))
 
@@ -217,9 +219,7 @@ async def test_another_engine_is_acted_on_only_with_an_operators_word(home: Home
         )
         await stand_by_with(two, ReasonCode.NOT_LEADER)
         await one.end()
-        await two.says("start with `gateway-manager run --take-over`")
-        await asyncio.sleep(LEASE)
-        await refused_with(two, "run --take-over")  # what stands in the way, and not "try again"
+        await waits_for_a_word(two, "run --take-over")
         assert (two.leases, await found(other)) == ({}, {})
         await two.end()
         assert await taken_over(home) == []
