@@ -165,6 +165,14 @@ def gateway_is(**changes: object) -> Iterator[Decision]:
     yield from seen_in(world, 6)
 
 
+def adopted_of_another_user() -> Iterator[Decision]:
+    world = ready()
+    assert isinstance(world.gateway, Gateway)
+    world.gateway = replace(world.gateway, user="somebody")
+    world.record = replace(world.record, user="somebody", user_unproven=True)
+    yield from seen_in(world, 6)
+
+
 def silent_api() -> Iterator[Decision]:
     world = ready()
     world.api_answers = False
@@ -365,6 +373,7 @@ SCENARIOS: dict[ReasonCode, Callable[[], Iterator[Decision]]] = {
     C.PAPER_DISCLAIMER_PENDING: disclaimer,
     C.API_UNREACHABLE: lambda: action_fails(ActionKind.CONNECT, Failure.FAILED),
     C.CLIENT_ID_IN_USE: lambda: action_fails(ActionKind.CONNECT, Failure.ID_IN_USE),
+    C.WRONG_USER: adopted_of_another_user,
     C.WRONG_ACCOUNT: lambda: action_fails(ActionKind.CONNECT, Failure.WRONG_ACCOUNT, World(account="DU7")),
     C.CONNECTION_CLOSED: closed,
     C.HEARTBEAT_MISSED: silent_api,

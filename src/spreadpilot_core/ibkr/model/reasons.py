@@ -197,6 +197,8 @@ class ReasonCode(str, Enum):
     """Its API can't be connected."""
     CLIENT_ID_IN_USE = "CLIENT_ID_IN_USE"
     """Another program holds its client id."""
+    WRONG_USER = "WRONG_USER"
+    """Its gateway, which was adopted without a record, logs in another IBKR user than that of its stored login."""
     WRONG_ACCOUNT = "WRONG_ACCOUNT"
     """The login does not manage the account that its record names."""
     CONNECTION_CLOSED = "CONNECTION_CLOSED"
@@ -239,6 +241,7 @@ _ERRORS = frozenset(
         ReasonCode.IMAGE_TOO_OLD,
         ReasonCode.CONTROLLER_FAILED,
         ReasonCode.OPERATOR_INPUT_NEEDED,
+        ReasonCode.WRONG_USER,
         ReasonCode.WRONG_ACCOUNT,
     }
 )

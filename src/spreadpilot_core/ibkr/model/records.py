@@ -155,6 +155,8 @@ class Record:
     stopped_by_operator: bool = False
     user: str | None = None
     """IBKR user of the running (or last) gateway."""
+    user_unproven: bool = False
+    """That gateway was adopted without a record that named it, and its user not yet found to be that of the stored login."""
     secret_version: str | None = None
     """Version of the secret that the running (or last) gateway was given."""
     launch_id: str | None = None
