@@ -329,6 +329,7 @@ SCENARIOS: dict[ReasonCode, Callable[[], Iterator[Decision]]] = {
     C.CONTAINER_STARTING: lambda: seen_in(World()),
     C.LAUNCH_FAILED: lambda: action_fails(ActionKind.LAUNCH, Failure.FAILED),
     C.PORT_TAKEN: lambda: action_fails(ActionKind.LAUNCH, Failure.PORT_TAKEN),
+    C.NAME_TAKEN: lambda: launch_raises(errors.NameHeldError("The container c belongs to another manager.")),
     C.RANGE_EXHAUSTED: lambda: launch_raises(errors.PortsExhaustedError(4100, 4101, {4100: "anna"}, 1)),
     C.DISK_FULL: lambda: launch_raises(errors.NoSpaceError("create the container")),
     C.LAUNCH_RESULT_UNKNOWN: lambda: seen_in(World(stale=True), 2),

@@ -214,6 +214,29 @@ async def test_a_deleted_follower_keeps_its_gateway_for_a_while(tmp_path: Path) 
         assert world.outcomes("anna") == ["succeeded"]
 
 
+@SHAPES
+@in_made_up_time
+async def test_a_name_that_another_managers_gateway_bears_is_left_to_it(tmp_path: Path, pods: bool) -> None:
+    """Whoever removed it would log out a living account: a human is asked for a name of its own, and told whose that one is."""
+    async with world_in(tmp_path / "one", pods=pods) as one:
+        one.add("anna")
+        async with one.running() as first, world_in(tmp_path / "two", engine=one.engine, pods=pods) as two:
+            await first.state(State.READY)
+            two.broker.put("ibkr/anna", "user-zoe", PASSWORD)
+            two.content.put_followers([{"id": "anna", "vault_secret_ref": "ibkr/anna", "enabled": True}])
+            async with two.running() as second:
+                shown = await second.state(State.NEEDS_HUMAN)
+                assert shown.reason_code is ReasonCode.NAME_TAKEN
+                assert f"--adopt-from {first.runtime.identities.own}" in (shown.reason or "")
+                assert "container_prefix" in (shown.reason or "")
+                assert "emove" not in (shown.reason or "")
+                await asyncio.sleep(HOUR)
+                assert (first.seen().state, second.seen().state) == (State.READY, State.NEEDS_HUMAN)
+                await first.stop()
+                await second.state(State.READY)
+        assert one.engine.typed == [FollowerId("anna")] * 2
+
+
 @in_made_up_time
 async def test_two_managers_with_other_identities_share_an_engine(tmp_path: Path) -> None:
     """Neither touches the other's gateways; a user that is logged in there is not logged in here."""

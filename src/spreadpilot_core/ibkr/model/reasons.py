@@ -105,6 +105,8 @@ class ReasonCode(str, Enum):
     """Its container could not be created or started."""
     PORT_TAKEN = "PORT_TAKEN"
     """Another program took its host port."""
+    NAME_TAKEN = "NAME_TAKEN"
+    """Something that is not this manager's bears the name of its container, or of what that needs."""
     RANGE_EXHAUSTED = "RANGE_EXHAUSTED"
     """No host port, or no client id, of its range is free."""
     DISK_FULL = "DISK_FULL"
@@ -225,6 +227,7 @@ _ERRORS = frozenset(
         ReasonCode.RECORD_DAMAGED,
         ReasonCode.GATEWAY_UNCLAIMED,
         ReasonCode.CREDENTIALS_REFUSED,
+        ReasonCode.NAME_TAKEN,
         ReasonCode.USER_LOGGED_IN_ELSEWHERE,
         ReasonCode.LOGIN_BUDGET_SPENT,
         ReasonCode.FULL_LOGIN_LIMIT,
