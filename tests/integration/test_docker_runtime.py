@@ -294,6 +294,12 @@ async def test_what_is_not_ours_is_named_and_left_alone(bench: Bench) -> None:
     assert list(await other.list()) == []
 
 
+async def test_an_engine_is_told_by_its_id_and_its_host(bench: Bench) -> None:
+    """Machines that were cloned with their engine have one id."""
+    told = bench.api.ask("GET", "/info")
+    assert await (await bench.runtime()).identity() == f"docker:{told['ID']}@{told['Name']}"
+
+
 async def test_a_volume_of_another_manager_is_left_to_it(bench: Bench) -> None:
     """Whose it is comes from its label."""
     runtime, spec = await bench.runtime(), bench.spec("bob")

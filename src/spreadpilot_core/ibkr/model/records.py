@@ -201,6 +201,11 @@ class Record:
             object.__setattr__(self, name, canonical_user(value) if value is not None else None)
 
 
+def is_same_engine(theirs: object, ours: str) -> bool:
+    """Whether what a record or a lease calls an engine is this one; `ours` may name its host too, which older ones leave out."""
+    return theirs == ours or theirs == ours.partition("@")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedRecords:
     """What a record store holds."""

@@ -160,13 +160,8 @@ class Engine:
 
     # ------------------------------------------------------------------ containers
 
-    async def identity(self) -> str:
-        """The engine's own id, which outlives its restarts."""
-        async with self._asking("ask the engine for its id"):
-            return str((await self._client.system.info())["ID"])
-
     async def facts(self) -> Mapping[str, Any]:
-        """What the engine tells of itself and its host, its clock (`SystemTime`) included."""
+        """What the engine tells of itself and its host: its `ID`, which outlives restarts, `Name`, its clock (`SystemTime`), …"""
         async with self._asking("tell about itself"):
             return dict(await self._client.system.info())
 

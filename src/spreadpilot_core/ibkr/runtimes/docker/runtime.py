@@ -167,8 +167,9 @@ class DockerRuntime:
     # ------------------------------------------------------------------ launching
 
     async def identity(self) -> str:
-        """The engine's own id."""
-        return f"docker:{await self._engine.identity()}"
+        """The engine's own id, and its host's name: machines that were cloned with a Docker Engine have one id."""
+        facts = await self._engine.facts()
+        return f"docker:{facts['ID']}@{facts['Name']}"
 
     async def prepare(self, spec: GatewaySpec) -> Controller:
         """Have the image at hand and tell its controller."""
