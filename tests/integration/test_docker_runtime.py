@@ -310,6 +310,9 @@ async def test_a_volume_of_another_manager_is_left_to_it(bench: Bench) -> None:
     try:
         with pytest.raises(NameHeldError, match=r"another manager \(identity f3fd\).*--adopt-from f3fd"):
             await bench.launch(runtime, spec)
+        settings = Settings.read(docker_host=f"unix://{bench.engine.socket}", container_prefix=bench.prefix)
+        async with docker_reader(settings) as reader:
+            assert "f3fd" in await reader.identities(), "what is advised can be done"
     finally:
         bench.api.ask("DELETE", f"/volumes/{volume}")
 

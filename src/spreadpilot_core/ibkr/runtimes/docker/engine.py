@@ -298,6 +298,12 @@ class Engine:
         async with self._asking(f"remove the network {name}"):
             await (await self._client.networks.get(name)).delete()
 
+    async def volumes(self) -> list[dict[str, Any]]:
+        """All volumes."""
+        async with self._asking("list volumes"):
+            found: Any = await self._client.volumes.list()  # type: ignore[no-untyped-call]  # the library has no annotations
+        return found["Volumes"] or []
+
     async def inspect_volume(self, name: str) -> dict[str, Any] | None:
         """Everything about one volume, or None when there is none."""
         with gone_is_fine():
