@@ -124,6 +124,42 @@ def test_beside_a_running_manager(home: Home, command: Command) -> None:
         assert (home.directory / "operations.jsonl").read_bytes() == operations
 
 
+def test_beside_another_managers_gateways(home: Home, command: Command, tmp_path: Path) -> None:
+    """They are one line, and their ports are theirs; where the records are the same, they are this manager's. Nothing is written."""
+    add(home, "alice", "bob")
+    shared = {"runtime_url": f"simulated:{home.directory}"}
+    stranger = Command(home, state_dir=tmp_path / "stranger", **shared)
+    standby = Command(home, state_dir=tmp_path / "standby", store_url=f"local:{home.directory}", **shared)
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        wait_until(lambda: [each["state"] for each in command.json("status")] == ["ready", "ready"])
+        (own,) = (each["what"] for each in examined(command)["identity"])
+        lines = examined(stranger)
+        (nobody, theirs) = (each["what"] for each in lines["identity"])
+        assert nobody == "The manager has no identity yet; its first start makes it."
+        assert ("alice" in theirs, "bob" in theirs, "Its manager lives on this host" in theirs) == (True, True, True)
+        assert "2 by other managers' gateways" in lines["ports"][0]["what"]
+        same = examined(standby)
+        assert [each["what"] for each in same["identity"]] == [own]
+        assert "2 held by this manager's gateways" in same["ports"][0]["what"]
+        assert not (tmp_path / "standby").exists()
+
+
+def test_an_identity_that_nobody_has_is_not_adopted(home: Home, command: Command, tmp_path: Path) -> None:
+    """It would be for good: a slip is told, with the identities that are there."""
+    add(home, "alice")
+    other = Command(home, state_dir=tmp_path / "other", runtime_url=f"simulated:{home.directory}")
+    assert "there is none at all" in other("run", "--adopt-from", "0123456789abcdef").stderr
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        wait_until(lambda: [each["state"] for each in command.json("status")] == ["ready"])
+        identity = examined(command)["identity"][0]["what"].removesuffix(".").rpartition(" ")[2]
+        for slip, words in (("nonsense", "adopt_from is 'nonsense'"), ("0123456789abcdef", f"there are {identity}.")):
+            refused = other("run", "--adopt-from", slip)
+            assert (refused.returncode, words in refused.stderr) == (1, True), refused.stderr
+        assert not (tmp_path / "other").exists()
+
+
 # ---------------------------------------------------------------------------------------------- something is broken
 
 

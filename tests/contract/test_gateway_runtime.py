@@ -17,6 +17,7 @@ from spreadpilot_core.ibkr.errors import (
     DeliveryError,
     LaunchError,
     LeadershipLostError,
+    NameHeldError,
     NameTakenError,
     PinnedPortError,
     PortTakenError,
@@ -190,8 +191,9 @@ async def test_identity_alone_tells_whose_gateways_they_are(place: Place, runtim
     assert not foreign.is_ended
     with contextlib.suppress(LaunchError):
         await second.remove(mine.container_id, grace=0)
-    with pytest.raises(NameTakenError):
+    with pytest.raises(NameHeldError, match=rf"identity {place.owner}.*--adopt-from {place.owner}") as refused:
         await place.launch(second, place.spec(user="user2"))
+    assert "emove" not in str(refused.value), "it may be a living account's"
     renamed = await place.runtime(f"{place.owner}-new", identity=place.owner)
     (found_again,) = await renamed.list()
     assert (found_again.container_id, found_again.identity) == (mine.container_id, place.owner)

@@ -13,6 +13,7 @@ import pytest
 from spreadpilot_core.ibkr.errors import (
     ImageMissingError,
     LaunchError,
+    NameHeldError,
     NameTakenError,
     PortTakenError,
     UnknownImageError,
@@ -291,6 +292,29 @@ async def test_what_is_not_ours_is_named_and_left_alone(bench: Bench) -> None:
     finally:
         bench.api.ask("DELETE", f"/volumes/{volume}")
     assert list(await other.list()) == []
+
+
+async def test_an_engine_is_told_by_its_id_and_its_host(bench: Bench) -> None:
+    """Machines that were cloned with their engine have one id."""
+    told = bench.api.ask("GET", "/info")
+    assert await (await bench.runtime()).identity() == f"docker:{told['ID']}@{told['Name']}"
+
+
+async def test_a_volume_of_another_manager_is_left_to_it(bench: Bench) -> None:
+    """Whose it is comes from its label."""
+    runtime, spec = await bench.runtime(), bench.spec("bob")
+    await runtime.prepare(spec)
+    volume = runtime._naming.volume(FollowerId("bob"), spec.trading_mode, spec.user)
+    theirs = {"spreadpilot.gateway-manager.owner": bench.prefix, "spreadpilot.gateway-manager.identity": "f3fd"}
+    bench.api.ask("POST", "/volumes/create", body={"Name": volume, "Labels": theirs})
+    try:
+        with pytest.raises(NameHeldError, match=r"another manager \(identity f3fd\).*--adopt-from f3fd"):
+            await bench.launch(runtime, spec)
+        settings = Settings.read(docker_host=f"unix://{bench.engine.socket}", container_prefix=bench.prefix)
+        async with docker_reader(settings) as reader:
+            assert "f3fd" in await reader.identities(), "what is advised can be done"
+    finally:
+        bench.api.ask("DELETE", f"/volumes/{volume}")
 
 
 async def test_an_image_that_fits_none_or_is_not_there(bench: Bench) -> None:

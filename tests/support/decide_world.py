@@ -213,7 +213,9 @@ class World:
         match action.kind:
             case ActionKind.PREPARE:
                 login = Login(user="user", version=self.version, source="stored", written_at=None, ticket="t")
-                self.preflight = Preflight(login=login, controller="ibcontroller", logins=self.recent(), at=self.now)
+                self.preflight = Preflight(
+                    login=login, secret_ref="ibkr/anna", controller="ibcontroller", logins=self.recent(), at=self.now
+                )
             case ActionKind.LAUNCH:
                 self._launch()
             case ActionKind.CONNECT:

@@ -53,6 +53,28 @@ async def test_silent_holder_is_succeeded_on_the_same_engine(document: SharedDoc
     )
 
 
+async def test_cloned_machines_are_two_engines(document: SharedDocument, clock: StandingClock) -> None:
+    """A machine cloned with its Docker Engine has the engine's id, and a name of its own: its manager takes over no more than any other's."""
+    first, second = a_lease(document, "host-a", "docker:ID@host-a"), a_lease(document, "host-b", "docker:ID@host-b")
+    await first.step()
+    await second.step()
+    clock.now += 60
+    leadership = await second.step()
+    assert (leadership.held, leadership.needs_operator) == (False, True)
+    assert "on another engine" in leadership.sentence
+
+
+async def test_a_holder_that_did_not_name_its_host_is_on_this_engine(
+    document: SharedDocument, clock: StandingClock
+) -> None:
+    """As managers before this one wrote it: an upgrade needs no operator."""
+    await a_lease(document, "host-a", "docker:ID").step()
+    second = a_lease(document, "host-b", "docker:ID@host-a")
+    await second.step()
+    clock.now += 60
+    assert (await second.step()).held
+
+
 async def test_holder_that_renews_keeps_it(document: SharedDocument, clock: StandingClock) -> None:
     """As long as it is heard from, nobody succeeds it, and the number of the leader lease stays."""
     first, second = a_lease(document, "host-a"), a_lease(document, "host-b")

@@ -144,7 +144,9 @@ class Start:
         match kind:
             case ActionKind.PREPARE:
                 login = Login(user=self.name, version="1", source="stored", written_at=None, ticket="t")
-                self.preflight = Preflight(login=login, controller="ibcontroller", logins=(), at=self.now)
+                self.preflight = Preflight(
+                    login=login, secret_ref="ibkr/anna", controller="ibcontroller", logins=(), at=self.now
+                )
                 self.reads += 1
             case ActionKind.ASK_PERMIT:
                 self.permit = self.admission.ask(self.id, user=self.name, phone=None, wake=self.wake)

@@ -165,6 +165,14 @@ def gateway_is(**changes: object) -> Iterator[Decision]:
     yield from seen_in(world, 6)
 
 
+def adopted_of_another_user() -> Iterator[Decision]:
+    world = ready()
+    assert isinstance(world.gateway, Gateway)
+    world.gateway = replace(world.gateway, user="somebody")
+    world.record = replace(world.record, user="somebody", user_unproven=True)
+    yield from seen_in(world, 6)
+
+
 def silent_api() -> Iterator[Decision]:
     world = ready()
     world.api_answers = False
@@ -321,6 +329,7 @@ SCENARIOS: dict[ReasonCode, Callable[[], Iterator[Decision]]] = {
     C.CONTAINER_STARTING: lambda: seen_in(World()),
     C.LAUNCH_FAILED: lambda: action_fails(ActionKind.LAUNCH, Failure.FAILED),
     C.PORT_TAKEN: lambda: action_fails(ActionKind.LAUNCH, Failure.PORT_TAKEN),
+    C.NAME_TAKEN: lambda: launch_raises(errors.NameHeldError("The container c belongs to another manager.")),
     C.RANGE_EXHAUSTED: lambda: launch_raises(errors.PortsExhaustedError(4100, 4101, {4100: "anna"}, 1)),
     C.DISK_FULL: lambda: launch_raises(errors.NoSpaceError("create the container")),
     C.LAUNCH_RESULT_UNKNOWN: lambda: seen_in(World(stale=True), 2),
@@ -365,6 +374,7 @@ SCENARIOS: dict[ReasonCode, Callable[[], Iterator[Decision]]] = {
     C.PAPER_DISCLAIMER_PENDING: disclaimer,
     C.API_UNREACHABLE: lambda: action_fails(ActionKind.CONNECT, Failure.FAILED),
     C.CLIENT_ID_IN_USE: lambda: action_fails(ActionKind.CONNECT, Failure.ID_IN_USE),
+    C.WRONG_USER: adopted_of_another_user,
     C.WRONG_ACCOUNT: lambda: action_fails(ActionKind.CONNECT, Failure.WRONG_ACCOUNT, World(account="DU7")),
     C.CONNECTION_CLOSED: closed,
     C.HEARTBEAT_MISSED: silent_api,

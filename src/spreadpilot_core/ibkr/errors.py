@@ -20,6 +20,7 @@
         ClientIdsExhaustedError
         SharedClientIdsExhaustedError  the same of the ids for other programs
         NameTakenError             the follower already has a container (or another's container has its name)
+          NameHeldError            what has it is not this manager's, and stays until somebody acts
         UserTakenError             another manager on the engine has a gateway of the same IBKR user
         PortTakenError             the host port went to somebody else between test and start
         ImageError                 the gateway's image can't be had or can't be driven
@@ -274,6 +275,10 @@ class TooManyClientsError(LaunchError):
 
 class NameTakenError(LaunchError):
     """A container with the follower's name exists."""
+
+
+class NameHeldError(NameTakenError):
+    """What bears the name that a launch needs is not this manager's, and stays until somebody acts."""
 
 
 class UserTakenError(LaunchError):

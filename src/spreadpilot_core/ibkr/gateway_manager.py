@@ -122,7 +122,7 @@ class GatewayManager:
 
         Raises:
             AlreadyRunningError: another manager owns the state directory.
-            SettingsError: an adapter can't use its settings.
+            SettingsError: an adapter can't use its settings, or no gateway bears the identity that is to be adopted.
 
         """
         async with self._changing:

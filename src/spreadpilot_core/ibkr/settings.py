@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     pod_uid: str | None = Field(default=None, validation_alias=_bare("pod_uid"))
     """That pod's own id, by which the leader lease tells it from an earlier pod of its name."""
 
-    adopt_from: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    adopt_from: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     """An operator's word that the manager with this identity has ended, so that its gateways on this engine are this
     one's from now on (`run --adopt-from IDENTITY`).
     """

@@ -20,15 +20,18 @@ from spreadpilot_core.ibkr.errors import (
     GatewayManagerError,
     IdentityInUseError,
     LeadershipLostError,
+    RuntimeUnavailableError,
+    SettingsError,
 )
 from spreadpilot_core.ibkr.instrumentation.dependencies import timed_calls
 from spreadpilot_core.ibkr.instrumentation.setup import Exposed, Measuring, measuring
 from spreadpilot_core.ibkr.model.events import EventBus
+from spreadpilot_core.ibkr.model.records import NOBODY, Identities
 from spreadpilot_core.ibkr.notifications.notifier import Notifier
 from spreadpilot_core.ibkr.notifications.setup import notifier
 from spreadpilot_core.ibkr.reporting.notices import Notices
-from spreadpilot_core.ibkr.runtimes.identity import living
-from spreadpilot_core.ibkr.runtimes.registry import managers_lease, runtime
+from spreadpilot_core.ibkr.runtimes.identity import living, read_note
+from spreadpilot_core.ibkr.runtimes.registry import managers_lease, reader, runtime
 from spreadpilot_core.ibkr.runtimes.screens import screen_address
 from spreadpilot_core.ibkr.screens.last_pictures import LastPicturesOnDisk
 from spreadpilot_core.ibkr.seams import (
@@ -118,6 +121,7 @@ async def open_services_in_thread(
     settings: Settings, ib_factory: Callable[[], Any] | None, bus: EventBus, clock: Clock = utc_now
 ) -> Wired:
     """`open_services` off the event loop; whoever is cancelled meanwhile owns nothing afterwards."""
+    await _refuse_to_adopt_nobody(settings)
     in_thread = asyncio.get_running_loop().run_in_executor(None, open_services, settings, ib_factory, bus, clock)
     try:
         return await asyncio.shield(in_thread)
@@ -198,6 +202,31 @@ def _measuring(settings: Settings, owning: ExitStack) -> Measuring:
 def _refuse_to_adopt_the_living(settings: Settings) -> None:
     if (adopted := settings.adopt_from) and (lives := living([adopted])):
         raise IdentityInUseError(adopted, lives[0])
+
+
+async def _refuse_to_adopt_nobody(settings: Settings) -> None:
+    """An identity is adopted for good, so a slip in it is told; one that was adopted already may have no gateway left."""
+    adopted = settings.adopt_from
+    if adopted is None or adopted in (await known_identities(settings) or NOBODY):
+        return
+    try:
+        async with reader(settings) as runtime_reader:
+            there = await runtime_reader.identities()
+    except RuntimeUnavailableError as error:
+        why = f"whether anything here bears that identity can't be known: {str(error).rstrip('.')}"
+        raise SettingsError("adopt_from", adopted, why) from error
+    if adopted not in there:
+        found = f"there are {', '.join(sorted(there))}" if there else "there is none at all"
+        raise SettingsError("adopt_from", adopted, f"nothing here bears that identity; {found}")
+
+
+async def known_identities(settings: Settings) -> Identities | None:
+    """The manager's own, by its state directory's note, else by the records; None: neither says so, or can."""
+    noted = await asyncio.to_thread(read_note, settings)
+    if noted is None:
+        with suppress(GatewayManagerError):
+            return await store(settings).read_identities(settings)
+    return noted
 
 
 def _closing(services: Services, shared: SharedDocuments, owning: ExitStack) -> AsyncExitStack:

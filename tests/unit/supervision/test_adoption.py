@@ -9,8 +9,9 @@ import pytest
 
 from spreadpilot_core.ibkr.model import events
 from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.reasons import ReasonCode
 from spreadpilot_core.ibkr.model.states import State
-from support.made_up_fleet import ANNA, world_in
+from support.made_up_fleet import ANNA, PASSWORD, World, world_in
 from support.made_up_time import in_made_up_time, until
 
 SHAPES = pytest.mark.parametrize("pods", [False, True], ids=["containers", "pods"])
@@ -112,6 +113,90 @@ async def test_a_container_that_no_record_names_is_left_alone(tmp_path: Path) ->
         assert world.typed("anna") == 1
 
 
+async def _left_without_records(world: World) -> None:
+    """A gateway of `user-anna` runs for anna, and no record knows."""
+    world.add("anna")
+    async with world.running() as manager:
+        await manager.state(State.READY)
+    world.content.records.clear()
+
+
+@SHAPES
+@in_made_up_time
+async def test_an_adopted_gateway_of_another_user_is_never_ready(tmp_path: Path, pods: bool) -> None:
+    """No bot is to trade somebody else's account: also under the manager after that, until the operator's restart."""
+    async with world_in(tmp_path, pods=pods) as world:
+        await _left_without_records(world)
+        world.broker.put("ibkr/anna", "totally-other", PASSWORD)
+        for accept in (True, False):
+            async with world.running(accept_lost_records=accept) as manager:
+                shown = await manager.state(State.NEEDS_HUMAN)
+                assert shown.reason_code is ReasonCode.WRONG_USER
+                assert "user-anna" in (shown.reason or "")
+                assert "totally-other" in (shown.reason or "")
+                assert "restart anna" in (shown.next_action or "")
+                await asyncio.sleep(HOUR)
+                assert (manager.seen().state, manager.fleet.ready) == (State.NEEDS_HUMAN, {})
+                assert ANNA not in {
+                    each.follower_id for each in manager.events if isinstance(each, events.GatewayReady)
+                }
+                assert world.typed("anna") == 1
+        async with world.running() as manager:
+            await manager.state(State.NEEDS_HUMAN)
+            await manager.restart()
+            await manager.state(State.READY)
+        assert [each.user for each in world.logins("anna")] == ["user-anna", "totally-other"]
+
+
+@in_made_up_time
+async def test_an_adopted_gateway_is_used_once_the_record_refers_to_its_user(tmp_path: Path) -> None:
+    """Nothing was logged out, so that nothing is logged in again."""
+    async with world_in(tmp_path) as world:
+        await _left_without_records(world)
+        world.change("anna", vault_secret_ref="ibkr/typo")
+        world.broker.put("ibkr/typo", "totally-other", PASSWORD)
+        async with world.running(accept_lost_records=True) as manager:
+            await manager.state(State.NEEDS_HUMAN)
+            world.change("anna", vault_secret_ref="ibkr/anna")
+            await manager.state(State.READY)
+            world.broker.put("ibkr/anna", "user-anna-2", PASSWORD)  # for the next login
+            await asyncio.sleep(2 * HOUR)
+            assert manager.seen().state is State.READY
+        assert world.typed("anna") == 1
+
+
+@in_made_up_time
+async def test_an_adopted_gateway_is_used_while_its_secret_can_not_be_read(tmp_path: Path) -> None:
+    """With a notice; what the secret says later still counts."""
+    async with world_in(tmp_path) as world:
+        await _left_without_records(world)
+        world.broker.put("ibkr/anna", "totally-other", PASSWORD)
+        world.broker.is_away = True
+        async with world.running(accept_lost_records=True) as manager:
+            shown = await manager.state(State.READY)
+            assert any("could not be compared" in each for each in shown.notices)
+            world.broker.is_away = False
+            shown = await manager.state(State.NEEDS_HUMAN)
+            assert shown.reason_code is ReasonCode.WRONG_USER
+            assert not manager.fleet.ready
+            assert manager.supervisor().facts.gateway_view.connection is None
+        assert world.typed("anna") == 1
+
+
+@in_made_up_time
+async def test_a_gateway_that_its_record_names_is_adopted_without_its_secret(tmp_path: Path) -> None:
+    """Also while the secret is another user's already, which counts from the next login on."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        async with world.running() as manager:
+            await manager.state(State.READY)
+        reads = len(world.broker.reads)
+        world.broker.put("ibkr/anna", "totally-other", PASSWORD)
+        async with world.running() as manager:
+            await manager.state(State.READY)
+            assert len(world.broker.reads) == reads
+
+
 @in_made_up_time
 async def test_a_deleted_follower_keeps_its_gateway_for_a_while(tmp_path: Path) -> None:
     """An accident is put right within `removal_delay`; else its gateway is stopped, the others' go on."""
@@ -127,6 +212,29 @@ async def test_a_deleted_follower_keeps_its_gateway_for_a_while(tmp_path: Path) 
             assert len(world.engine.simulator) == 2
             assert manager.seen("ben").state is State.READY
         assert world.outcomes("anna") == ["succeeded"]
+
+
+@SHAPES
+@in_made_up_time
+async def test_a_name_that_another_managers_gateway_bears_is_left_to_it(tmp_path: Path, pods: bool) -> None:
+    """Whoever removed it would log out a living account: a human is asked for a name of its own, and told whose that one is."""
+    async with world_in(tmp_path / "one", pods=pods) as one:
+        one.add("anna")
+        async with one.running() as first, world_in(tmp_path / "two", engine=one.engine, pods=pods) as two:
+            await first.state(State.READY)
+            two.broker.put("ibkr/anna", "user-zoe", PASSWORD)
+            two.content.put_followers([{"id": "anna", "vault_secret_ref": "ibkr/anna", "enabled": True}])
+            async with two.running() as second:
+                shown = await second.state(State.NEEDS_HUMAN)
+                assert shown.reason_code is ReasonCode.NAME_TAKEN
+                assert f"--adopt-from {first.runtime.identities.own}" in (shown.reason or "")
+                assert "container_prefix" in (shown.reason or "")
+                assert "emove" not in (shown.reason or "")
+                await asyncio.sleep(HOUR)
+                assert (first.seen().state, second.seen().state) == (State.READY, State.NEEDS_HUMAN)
+                await first.stop()
+                await second.state(State.READY)
+        assert one.engine.typed == [FollowerId("anna")] * 2
 
 
 @in_made_up_time

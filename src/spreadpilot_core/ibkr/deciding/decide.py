@@ -5,8 +5,9 @@
     changed      an event said that the container changed: look
     over         the container ended, or its login is over for good: remove
     restart      an operator asked: check the rules, then remove
-    logging_in   watch the login and its limits
     forget_secret  logged in: the password file goes (`forget_later`: when that failed, again after a pause)
+    comparing_user  adopted without a record: hold it back until its user is that of the stored login (`compare_later`: likewise)
+    logging_in   watch the login and its limits
     unanswered   a heartbeat was missed: drop the client
     connected    prove it, and keep proving it
     connecting   logged in, not connected: connect, and replace what can't be connected
@@ -20,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from spreadpilot_core.ibkr.deciding.comparing_user import compare_later, comparing_user
 from spreadpilot_core.ibkr.deciding.connecting import connecting
 from spreadpilot_core.ibkr.deciding.decision import Decision, Memory, Situation
 from spreadpilot_core.ibkr.deciding.health import connected, unanswered
@@ -38,8 +40,9 @@ POLICIES = (
     changed,
     over,
     restart,
-    logging_in,
     forget_secret,
+    comparing_user,
+    logging_in,
     unanswered,
     connected,
     connecting,
@@ -62,7 +65,7 @@ def decide(before: Memory, seen: Observation, fleet: FleetView, now: datetime) -
     decision = next((found for policy in POLICIES if (found := policy(situation)) is not None), None)
     if decision is None:
         decision = launching(situation)
-    decision = forget_later(situation, decision)
+    decision = compare_later(situation, forget_later(situation, decision))
     must_inspect = seen.gateway_stale and seen.gateway is not None and seen.runtime_fault is None
     if must_inspect and decision.action is None and seen.running is None:
         decision = replace(decision, action=INSPECT_CHANGED)

@@ -16,6 +16,7 @@ _BY_ERROR: tuple[tuple[type[errors.GatewayManagerError], ReasonCode], ...] = (
     (errors.PodNotStartedError, ReasonCode.POD_NOT_STARTED),
     (errors.QuotaExceededError, ReasonCode.QUOTA_EXCEEDED),
     (errors.AdmissionRefusedError, ReasonCode.ADMISSION_REFUSED),
+    (errors.NameHeldError, ReasonCode.NAME_TAKEN),
     (errors.UserTakenError, ReasonCode.USER_LOGGED_IN_ELSEWHERE),
     (errors.ImageError, ReasonCode.IMAGE_UNAVAILABLE),
     (errors.LoginRefusedError, ReasonCode.LOGIN_RESERVATION_REFUSED),

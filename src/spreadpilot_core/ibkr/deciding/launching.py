@@ -119,6 +119,9 @@ def _pause(s: Situation) -> Decision | None:
     if s.memory.secret_refused:
         then = f"The secret is looked at again at {until:%H:%M:%S} UTC, stored credentials at once; {s.seen.command('launch')} looks now."
         return s.verdict(State.NEEDS_HUMAN, why, then, until=until)
+    if why.code is ReasonCode.NAME_TAKEN:
+        then = f"It is tried again at {until:%H:%M:%S} UTC; {s.seen.command('launch')} tries it now."
+        return s.verdict(State.NEEDS_HUMAN, why, then, until=until)
     return s.verdict(State.BACKING_OFF, why, f"Next try at {until:%H:%M:%S} UTC.", until=until)
 
 

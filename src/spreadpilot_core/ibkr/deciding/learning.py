@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from spreadpilot_core.ibkr.controller_log.reader import LoginView
 from spreadpilot_core.ibkr.controller_log.tables import BEFORE_LOGIN, LoginPhase
+from spreadpilot_core.ibkr.deciding.comparing_user import is_proven
 from spreadpilot_core.ibkr.deciding.conclusions import Conclusion, broken_off, conclude, is_spent
 from spreadpilot_core.ibkr.deciding.decision import LONG_AGO, Memory, Settlement
 from spreadpilot_core.ibkr.deciding.failures import reason_of
@@ -271,7 +272,9 @@ def _never_lived(memory: Memory, seen: Observation) -> Memory:
 
 
 def _remembered(memory: Memory, seen: Observation, record: Record) -> Record:
-    """When the newest login began, and that it asked for the phone."""
+    """When the newest login began, that it asked for the phone, and that an adopted gateway is the follower's."""
+    if record.user_unproven and seen.gateway is not None and is_proven(seen, seen.gateway):
+        record = replace(record, user_unproven=False)
     if memory.life is not None and seen.gateway is not None:
         began = memory.life[1] or record.last_login_at or memory.clock
         if record.last_login_at is None or began > record.last_login_at:

@@ -102,6 +102,8 @@ class Preflight:
     """What PREPARE brought: who would log in, and what speaks against it."""
 
     login: Login
+    secret_ref: str
+    """Where the follower's record said that it is."""
     controller: Controller
     """Of the image: what the secret was read for."""
     logins: Sequence[LoginAttempt]

@@ -27,6 +27,7 @@ from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
 from spreadpilot_core.ibkr.kubernetes.shared_queries import SharedQueries
 from spreadpilot_core.ibkr.kubernetes.things_of_followers import Thing, ThingsOfFollowers
 from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.runtimes.held_names import held_name
 from spreadpilot_core.ibkr.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -98,10 +99,8 @@ class AccessKeeper:
         """What somebody has changed in it. Raises `LaunchError` where it is not ours."""
         name = str(wanted["metadata"]["name"])
         if not naming.owns(found):
-            raise LaunchError(
-                f"A {what} that is not this manager's bears the name {name}.",
-                hint=f"Remove it (`kubectl delete {kind} {name}`), or choose another container_prefix.",
-            )
+            identity = naming.others_identity(found)
+            raise held_name(what, name, identity, remove=f"`kubectl delete {kind} {name}`")
         if not _is_so(found["spec"], wanted["spec"]):
             version = {"resourceVersion": found["metadata"]["resourceVersion"]}
             path, so = self._api.place(kind, name, group=group), {**wanted["metadata"], **version}

@@ -97,6 +97,10 @@ class Naming:
         """Whether something bears an identity of this manager."""
         return annotations_of(thing).get(IDENTITY) in self.identities
 
+    def others_identity(self, thing: Mapping[str, Any]) -> str | None:
+        """Another manager's identity that something bears."""
+        return None if self.owns(thing) else annotations_of(thing).get(IDENTITY)
+
 
 def annotations_of(thing: Mapping[str, Any]) -> Mapping[str, str]:
     """Of anything that the API server has."""

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Final
 
 from spreadpilot_core.ibkr.kubernetes.api import Api, RefusedError
 from spreadpilot_core.ibkr.kubernetes.connecting import access_from
 from spreadpilot_core.ibkr.kubernetes.executing import execute
-from spreadpilot_core.ibkr.kubernetes.naming import SELECTOR, Naming
+from spreadpilot_core.ibkr.kubernetes.naming import IDENTITY, SELECTOR, Naming, annotations_of
 from spreadpilot_core.ibkr.kubernetes.pods import foreign_from, gateway_from
 from spreadpilot_core.ibkr.kubernetes.streams import LineReader, printed
 from spreadpilot_core.ibkr.model.gateways import ForeignGateway, Gateway, GatewayPhase
-from spreadpilot_core.ibkr.model.records import NOBODY
+from spreadpilot_core.ibkr.model.records import NOBODY, Identities
 from spreadpilot_core.ibkr.runtimes.identity import read_note
 from spreadpilot_core.ibkr.runtimes.images import SCREEN_PASSWORD_FILE
 from spreadpilot_core.ibkr.settings import Settings
 
 _PATIENCE: Final = 10
 """Seconds for an API server to answer somebody who only looks, and waits in front of a screen."""
+
+_ANY: Final = "app.kubernetes.io/managed-by=gateway-manager"
+"""What every manager makes for a follower bears it."""
 
 
 class KubernetesReader:
@@ -40,6 +43,17 @@ class KubernetesReader:
         gateways = (gateway_from(pod, naming=self._naming) for pod in pods)
         return [gateway for gateway in gateways if gateway is not None]
 
+    async def identities(self) -> Collection[str]:
+        """Those of pods, and of the claims and Services that an account with our rights may list."""
+        found: set[str] = set()
+        for kind in ("pods", "persistentvolumeclaims", "services"):
+            with suppress(RefusedError):
+                things = await self.api.ask(f"list {kind}", self.api.place(kind), query={"labelSelector": _ANY})
+                found |= {
+                    identity for each in things.get("items") or () if (identity := annotations_of(each).get(IDENTITY))
+                }
+        return found
+
     async def lines(self, gateway: Gateway, *, last: int, follow: bool) -> AsyncGenerator[str, None]:
         """The newest lines; a pod has one life only, so all that it printed is this life's."""
         with suppress(RefusedError):  # its node has none
@@ -56,12 +70,14 @@ class KubernetesReader:
 
 
 @asynccontextmanager
-async def kubernetes_reader(settings: Settings) -> AsyncIterator[KubernetesReader]:
+async def kubernetes_reader(
+    settings: Settings, identities: Identities | None = None
+) -> AsyncIterator[KubernetesReader]:
     """Reach the API server, and let go of it again without touching anything."""
     api = Api(access_from(settings), patience=_PATIENCE)
     try:
         await api.open()
-        noted = await asyncio.to_thread(read_note, settings)
+        noted = identities or await asyncio.to_thread(read_note, settings)
         yield KubernetesReader(api, Naming(settings.container_prefix, NOBODY if noted is None else noted))
     finally:
         await api.close()

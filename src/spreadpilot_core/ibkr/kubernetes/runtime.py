@@ -46,11 +46,9 @@ from spreadpilot_core.ibkr.kubernetes.naming import (
     COMMITTED,
     FINALIZER,
     FOLLOWED,
-    IDENTITY,
     SELECTOR,
     USER,
     Naming,
-    annotations_of,
     labels_of,
 )
 from spreadpilot_core.ibkr.kubernetes.phases import (
@@ -82,6 +80,7 @@ from spreadpilot_core.ibkr.model.gateways import (
 )
 from spreadpilot_core.ibkr.model.records import NOBODY, ContainerId, Identities
 from spreadpilot_core.ibkr.model.users import user_digest
+from spreadpilot_core.ibkr.runtimes.held_names import held_name
 from spreadpilot_core.ibkr.runtimes.host_ports import NoHostPorts, endpoint_of
 from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE, Image
 from spreadpilot_core.ibkr.seams import CommitLogin, DeliverSecret, HostPorts
@@ -316,11 +315,9 @@ class KubernetesRuntime:
             return NameTakenError(f"{refused}")
         if not self._is_strange(holder):
             return NameTakenError(f"The follower has a pod already: {name} ({uid_of(holder)}).")
-        identity = annotations_of(holder).get(IDENTITY, "none")
-        return NameTakenError(
-            f"A pod that is not this manager's bears the name {name} ({uid_of(holder)}, identity {identity}).",
-            hint="Remove it, or choose another container_prefix.",
-        )
+        identity, runs = self._naming.others_identity(holder), not is_final(holder)
+        remove = f"`kubectl delete pod {name}`"
+        return held_name("pod", name, identity, remove=remove, details=uid_of(holder), runs=runs)
 
     async def _target(self, pod: Pod) -> DeliveryTarget:
         access = await self._api.credentials()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from spreadpilot_core.ibkr.errors import LaunchError
 from spreadpilot_core.ibkr.kubernetes.api import RefusedError
 from spreadpilot_core.ibkr.kubernetes.manifests import PodChoices, settings_claim
 from spreadpilot_core.ibkr.kubernetes.naming import Naming
 from spreadpilot_core.ibkr.kubernetes.refusals import refusal_of
 from spreadpilot_core.ibkr.kubernetes.things_of_followers import ThingsOfFollowers
 from spreadpilot_core.ibkr.model.gateways import GatewaySpec
+from spreadpilot_core.ibkr.runtimes.held_names import held_name
 
 
 async def ensure_claim(claims: ThingsOfFollowers, spec: GatewaySpec, *, naming: Naming, choices: PodChoices) -> None:
@@ -22,8 +22,5 @@ async def ensure_claim(claims: ThingsOfFollowers, spec: GatewaySpec, *, naming: 
     except RefusedError as refused:
         raise refusal_of(refused, f"the claim {name}") from refused
     if found is not None and not naming.owns(found):
-        raise LaunchError(
-            f"A volume claim that is not this manager's bears the name {name}.",
-            hint=f"Remove it (`kubectl delete pvc {name}`), choose another container_prefix, or, where the manager that made"
-            " it has ended, take it over with `gateway-manager run --adopt-from IDENTITY`.",
-        )
+        identity = naming.others_identity(found)
+        raise held_name("volume claim", name, identity, remove=f"`kubectl delete pvc {name}`")

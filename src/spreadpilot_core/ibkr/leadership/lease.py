@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
+from spreadpilot_core.ibkr.model.records import is_same_engine
 from spreadpilot_core.ibkr.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -142,12 +143,14 @@ class LeaderLease(Generic[V]):
         if holder == self._holder and number == self._number:
             return await self._write(read, number, asked_at, "goes on to hold")
         self._until = float("-inf")
-        if holder == self._holder or (holder is None and read.content.get("for_engine") in (None, self._engine_id)):
+        free_for = read.content.get("for_engine")
+        is_free = holder is None and (free_for is None or is_same_engine(free_for, self._engine_id))
+        if holder == self._holder or is_free:
             return await self._write(read, number + 1, asked_at, "takes")
         if read.number != self._seen[0]:
             self._seen = (read.number, self._clock())
         silent = asked_at - self._seen[1]
-        elsewhere = read.content.get("engine_id") != self._engine_id
+        elsewhere = not is_same_engine(read.content.get("engine_id"), self._engine_id)
         if holder is None and silent >= their_duration:
             return await self._write(read, number + 1, asked_at, "takes")
         if holder is None:

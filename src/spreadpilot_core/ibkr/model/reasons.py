@@ -105,6 +105,8 @@ class ReasonCode(str, Enum):
     """Its container could not be created or started."""
     PORT_TAKEN = "PORT_TAKEN"
     """Another program took its host port."""
+    NAME_TAKEN = "NAME_TAKEN"
+    """Something that is not this manager's bears the name of its container, or of what that needs."""
     RANGE_EXHAUSTED = "RANGE_EXHAUSTED"
     """No host port, or no client id, of its range is free."""
     DISK_FULL = "DISK_FULL"
@@ -197,6 +199,8 @@ class ReasonCode(str, Enum):
     """Its API can't be connected."""
     CLIENT_ID_IN_USE = "CLIENT_ID_IN_USE"
     """Another program holds its client id."""
+    WRONG_USER = "WRONG_USER"
+    """Its gateway, which was adopted without a record, logs in another IBKR user than that of its stored login."""
     WRONG_ACCOUNT = "WRONG_ACCOUNT"
     """The login does not manage the account that its record names."""
     CONNECTION_CLOSED = "CONNECTION_CLOSED"
@@ -223,6 +227,7 @@ _ERRORS = frozenset(
         ReasonCode.RECORD_DAMAGED,
         ReasonCode.GATEWAY_UNCLAIMED,
         ReasonCode.CREDENTIALS_REFUSED,
+        ReasonCode.NAME_TAKEN,
         ReasonCode.USER_LOGGED_IN_ELSEWHERE,
         ReasonCode.LOGIN_BUDGET_SPENT,
         ReasonCode.FULL_LOGIN_LIMIT,
@@ -239,6 +244,7 @@ _ERRORS = frozenset(
         ReasonCode.IMAGE_TOO_OLD,
         ReasonCode.CONTROLLER_FAILED,
         ReasonCode.OPERATOR_INPUT_NEEDED,
+        ReasonCode.WRONG_USER,
         ReasonCode.WRONG_ACCOUNT,
     }
 )

@@ -155,6 +155,8 @@ class Record:
     stopped_by_operator: bool = False
     user: str | None = None
     """IBKR user of the running (or last) gateway."""
+    user_unproven: bool = False
+    """That gateway was adopted without a record that named it, and its user not yet found to be that of the stored login."""
     secret_version: str | None = None
     """Version of the secret that the running (or last) gateway was given."""
     launch_id: str | None = None
@@ -197,6 +199,11 @@ class Record:
         for name in ("user", "rejected_user"):
             value = getattr(self, name)
             object.__setattr__(self, name, canonical_user(value) if value is not None else None)
+
+
+def is_same_engine(theirs: object, ours: str) -> bool:
+    """Whether what a record or a lease calls an engine is this one; `ours` may name its host too, which older ones leave out."""
+    return theirs == ours or theirs == ours.partition("@")[0]
 
 
 @dataclass(frozen=True, slots=True)

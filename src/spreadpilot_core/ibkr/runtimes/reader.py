@@ -6,7 +6,7 @@ does neither.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Protocol
 
 from spreadpilot_core.ibkr.model.gateways import ForeignGateway, Gateway
@@ -21,6 +21,9 @@ class RuntimeReader(Protocol):
 
     async def list(self) -> Sequence[Gateway]:
         """Every container with an identity of the manager, as its state directory notes it, whatever its state."""
+
+    async def identities(self) -> Collection[str]:
+        """Those that anything here bears: gateways, and what outlives them."""
 
     def lines(self, gateway: Gateway, *, last: int, follow: bool) -> AsyncGenerator[str, None]:
         """The newest `last` lines of its life's log, oldest first; with `follow` also those that come until it ends."""

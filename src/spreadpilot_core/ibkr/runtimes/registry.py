@@ -12,6 +12,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final
 
+from spreadpilot_core.ibkr.model.records import Identities
 from spreadpilot_core.ibkr.runtimes.reader import RuntimeReader
 from spreadpilot_core.ibkr.seams import GatewayRuntime, LeaderLease, MakeLease
 from spreadpilot_core.ibkr.settings import FULL_LOGINS, Settings
@@ -24,7 +25,7 @@ class RuntimeEntry:
     runtime: str
     """A class; its `from_settings(settings, manager_id=…)` gives the `GatewayRuntime`."""
     reader: str
-    """Of the settings, the context that gives a `RuntimeReader`."""
+    """Of the settings and the manager's identities, the context that gives a `RuntimeReader`."""
     sender: str
     """The courier's sender that brings passwords to its gateways (see `credentials.courier.senders`)."""
     lease: str | None = None
@@ -62,9 +63,12 @@ def runtime(settings: Settings, *, manager_id: str) -> GatewayRuntime:
     return made
 
 
-def reader(settings: Settings) -> AbstractAsyncContextManager[RuntimeReader]:
-    """A reader of the runtime that the settings name; entering raises `RuntimeUnavailableError` with the cure."""
-    context: AbstractAsyncContextManager[RuntimeReader] = _loaded(_entry(settings).reader)(settings)
+def reader(settings: Settings, identities: Identities | None = None) -> AbstractAsyncContextManager[RuntimeReader]:
+    """A reader of the runtime that the settings name; entering raises `RuntimeUnavailableError` with the cure.
+
+    `identities`: of the manager whose gateways are looked at; None: those that its state directory notes.
+    """
+    context: AbstractAsyncContextManager[RuntimeReader] = _loaded(_entry(settings).reader)(settings, identities)
     return context
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from spreadpilot_core.ibkr.errors import RuntimeUnavailableError
+from spreadpilot_core.ibkr.errors import NameTakenError, RuntimeUnavailableError
 from spreadpilot_core.ibkr.model.followers import FollowerId, TradingMode
 from spreadpilot_core.ibkr.model.gateways import (
     Controller,
@@ -22,8 +22,9 @@ from spreadpilot_core.ibkr.model.gateways import (
     GatewayPhase,
     GatewaySpec,
 )
-from spreadpilot_core.ibkr.model.records import ContainerId
+from spreadpilot_core.ibkr.model.records import ContainerId, Identities
 from spreadpilot_core.ibkr.model.users import user_digest
+from spreadpilot_core.ibkr.runtimes.held_names import held_name
 from spreadpilot_core.ibkr.runtimes.host_ports import LOOPBACK
 
 T = TypeVar("T", bound=BaseModel)
@@ -114,6 +115,14 @@ def controller_named(name: str) -> Controller:
         return _CONTROLLER.validate_python(name)
     except ValidationError as error:
         raise _senseless(error) from None
+
+
+def name_taken(sentence: str, other: object, identities: Identities) -> NameTakenError:
+    """Why a container can't be made; `other` is what the engine says of one with its name that has another identity."""
+    foreign = foreign_from(other) if other is not None else None
+    if foreign is None or foreign.identity in identities:
+        return NameTakenError(sentence)
+    return held_name("container", foreign.name, foreign.identity, remove="its own manager removes it")
 
 
 def _phase(state: str) -> GatewayPhase:

@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 
 from spreadpilot_core.ibkr.model.availability import AvailabilityDay
 from spreadpilot_core.ibkr.model.followers import Roster
-from spreadpilot_core.ibkr.model.records import HistoryPage, HistoryQuery, LoadedRecords
+from spreadpilot_core.ibkr.model.records import HistoryPage, HistoryQuery, Identities, LoadedRecords
 from spreadpilot_core.ibkr.seams import (
     AvailabilityStore,
     FollowerStatuses,
@@ -66,6 +66,9 @@ class Store(Protocol):
 
     async def read_records(self, settings: Settings) -> LoadedRecords:
         """What earlier managers kept, without making anything. Raises `StoreUnavailableError`."""
+
+    async def read_identities(self, settings: Settings) -> Identities | None:
+        """Whose records these are; None: no manager has kept anything yet. Raises `StoreUnavailableError`."""
 
     async def read_history(self, settings: Settings, query: HistoryQuery) -> HistoryPage | None:
         """One page, newest first; None: no manager has kept anything yet. Raises `StoreUnavailableError`."""

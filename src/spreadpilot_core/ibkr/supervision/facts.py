@@ -114,3 +114,10 @@ class GatewayFacts:
 def with_endpoint(record: Record, gateway: Gateway) -> Record:
     """The record with the port of this gateway, which the follower's next one is to have again."""
     return record if gateway.endpoint is None else replace(record, host_port=gateway.endpoint.port)
+
+
+def with_user(record: Record, gateway: Gateway) -> Record:
+    """The record with this gateway's user, which is proven where the record named both before."""
+    launched = replace(record, user=gateway.user or record.user)
+    is_named = record.container_id == gateway.container_id and record.user == launched.user
+    return launched if is_named else replace(launched, user_unproven=True)

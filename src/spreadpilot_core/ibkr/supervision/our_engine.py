@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from spreadpilot_core.ibkr.audit.auditor import Auditor
-from spreadpilot_core.ibkr.model.records import Record
+from spreadpilot_core.ibkr.model.records import Record, is_same_engine
 from spreadpilot_core.ibkr.model.users import user_digest
 
 
@@ -23,7 +23,7 @@ class OurEngine:
 
     def left_elsewhere(self, record: Record) -> str | None:
         """A sentence about a gateway that was left on another engine; None where there is none."""
-        if self.id is None or record.engine_id in (None, self.id):
+        if self.id is None or record.engine_id is None or is_same_engine(record.engine_id, self.id):
             return None
         container = f"container {record.container_id[:12]}, " if record.container_id is not None else ""
         return (

@@ -114,5 +114,5 @@ def _report(gateway: Gateway, identities: Identities, *, records_known: bool) ->
         why = f"its identity {gateway.identity} was adopted, and no record of this manager names it"
     return (
         f"{begin} looks like {gateway.follower_id}'s gateway, but {why}: it is left alone. If it is, start with"
-        f" `gateway-manager run --accept-lost-records`; if not, `docker rm -f {gateway.container_id[:12]}` removes it."
+        " `gateway-manager run --accept-lost-records`; if not, see what is logged in in it before you end it."
     )

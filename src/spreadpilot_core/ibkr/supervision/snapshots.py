@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
+from spreadpilot_core.ibkr.deciding.comparing_user import uncompared_notice
 from spreadpilot_core.ibkr.deciding.decision import severity_of
 from spreadpilot_core.ibkr.errors import UnknownFollowerError
 from spreadpilot_core.ibkr.model.followers import FaultyRecord, FollowerId, TradingMode
@@ -171,6 +172,14 @@ def _outdated_sentence(supervisor: GatewaySupervisor, gateway: Gateway | None) -
     return "Its record or the settings ask for another gateway than the one that runs; `restart` brings it."
 
 
+def _uncompared(supervisor: GatewaySupervisor) -> str | None:
+    memory = supervisor.facts.memory
+    if supervisor.facts.gateway_view.gateway is None:
+        return None
+    failed = memory.not_before_reason if memory.prepare_failures else None
+    return uncompared_notice(supervisor.facts.record, failed.sentence if failed is not None else None)
+
+
 def _notices(supervisor: GatewaySupervisor) -> list[str]:
     gateway, view = supervisor.facts.gateway_view.gateway, supervisor.facts.gateway_view.login_view
     notices = [*supervisor.facts.roster_notices, *filter(None, (supervisor.facts.roster_loss,))]
@@ -184,8 +193,7 @@ def _notices(supervisor: GatewaySupervisor) -> list[str]:
         notices.append(view.human.sentence)
     if supervisor.facts.secret.login is not None and supervisor.facts.secret.login.notice is not None:
         notices.append(supervisor.facts.secret.login.notice)
-    if (half := supervisor.facts.login.notice) is not None:
-        notices.append(half)
+    notices += filter(None, (_uncompared(supervisor), supervisor.facts.login.notice))
     if supervisor.facts.secret.login is not None and supervisor.facts.secret.login.written_user is not None:
         notices.append(written_user_sentence(supervisor.facts.secret.login))
     if _is_outdated(supervisor):

@@ -30,7 +30,7 @@ from spreadpilot_core.ibkr.reporting.gateway_trace import GatewayTrace
 from spreadpilot_core.ibkr.supervision.actions.action import ActionContext, ActionResult
 from spreadpilot_core.ibkr.supervision.actions.registry import ACTIONS
 from spreadpilot_core.ibkr.supervision.actions.runner import ActionRunner
-from spreadpilot_core.ibkr.supervision.facts import GatewayFacts, with_endpoint
+from spreadpilot_core.ibkr.supervision.facts import GatewayFacts, with_endpoint, with_user
 from spreadpilot_core.ibkr.supervision.observing import observe
 from spreadpilot_core.ibkr.supervision.services import Services
 from spreadpilot_core.ibkr.tasks import Tasks, is_being_cancelled, wait_for
@@ -224,9 +224,10 @@ class GatewaySupervisor:
         facts = self.facts
         if facts.record.client_id is None:
             self._services.client_ids.claim(self.follower_id, gateway.client_id)
-        facts.record = replace(with_endpoint(facts.record, gateway), user=gateway.user or facts.record.user)
+        before, facts.record = facts.record, with_user(with_endpoint(facts.record, gateway), gateway)
         named = (gateway.container_id, self._services.engine.id)
-        if (facts.record.container_id, facts.record.engine_id) != named:  # from now on its record names it
+        newly = facts.record.user_unproven and not before.user_unproven
+        if newly or (facts.record.container_id, facts.record.engine_id) != named:  # from now on its record names it
             launch_id = facts.record.launch_id if facts.record.container_id == named[0] else gateway.launch_id or None
             facts.keep_record(replace(facts.record, container_id=named[0], engine_id=named[1], launch_id=launch_id))
         self._adopt_login(attempt)
@@ -241,7 +242,7 @@ class GatewaySupervisor:
         gateway = facts.gateway_view.gateway
         facts.record = record
         if gateway is not None:
-            facts.record = replace(record, client_id=facts.client_id, user=gateway.user or record.user)
+            facts.record = replace(with_user(record, gateway), client_id=facts.client_id)
             self._adopt_login(attempt)
         self.wake()
 

@@ -14,12 +14,12 @@ from functools import partial
 from ipaddress import IPv4Network, ip_address
 from typing import Any, Final
 
-from spreadpilot_core.ibkr.errors import LaunchError
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.gateways import Endpoint, Gateway
 from spreadpilot_core.ibkr.runtimes.docker.engine import Engine, EngineRefusedError, gone_is_fine
 from spreadpilot_core.ibkr.runtimes.docker.naming import FOLLOWER, VERSION, Naming
 from spreadpilot_core.ibkr.runtimes.docker.network import Ranges, create_in_free_range
+from spreadpilot_core.ibkr.runtimes.held_names import held_name
 from spreadpilot_core.ibkr.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -76,10 +76,8 @@ class ClientNetworks:
         if found is not None:
             marks = found.get("Labels") or {}
             if not self.naming.owns(marks) or marks.get(FOLLOWER) != follower_id:
-                raise LaunchError(
-                    f"A Docker network that is not this manager's bears the name {name}.",
-                    hint=f"Remove it (`docker network rm {name}`), or choose another container_prefix.",
-                )
+                identity = self.naming.others_identity(marks)
+                raise held_name("Docker network", name, identity, remove=f"`docker network rm {name}`")
             return name
         config = partial(self._config, name, follower_id)
         await create_in_free_range(self._engine, config, networks, ranges=_RANGES, begin=zlib.crc32(name.encode()))

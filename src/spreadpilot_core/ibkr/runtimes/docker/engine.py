@@ -160,13 +160,8 @@ class Engine:
 
     # ------------------------------------------------------------------ containers
 
-    async def identity(self) -> str:
-        """The engine's own id, which outlives its restarts."""
-        async with self._asking("ask the engine for its id"):
-            return str((await self._client.system.info())["ID"])
-
     async def facts(self) -> Mapping[str, Any]:
-        """What the engine tells of itself and its host, its clock (`SystemTime`) included."""
+        """What the engine tells of itself and its host: its `ID`, which outlives restarts, `Name`, its clock (`SystemTime`), …"""
         async with self._asking("tell about itself"):
             return dict(await self._client.system.info())
 
@@ -302,6 +297,12 @@ class Engine:
         """Remove one; refused while containers use it."""
         async with self._asking(f"remove the network {name}"):
             await (await self._client.networks.get(name)).delete()
+
+    async def volumes(self) -> list[dict[str, Any]]:
+        """All volumes."""
+        async with self._asking("list volumes"):
+            found: Any = await self._client.volumes.list()  # type: ignore[no-untyped-call]  # the library has no annotations
+        return found["Volumes"] or []
 
     async def inspect_volume(self, name: str) -> dict[str, Any] | None:
         """Everything about one volume, or None when there is none."""

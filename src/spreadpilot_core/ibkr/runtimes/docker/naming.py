@@ -75,6 +75,11 @@ class Naming:
         """Whether something with these labels bears an identity of this manager."""
         return labels is not None and OWNER in labels and labels.get(IDENTITY) in self.identities
 
+    def others_identity(self, labels: Mapping[str, str] | None) -> str | None:
+        """Another manager's identity that something with these labels bears."""
+        marks = labels or {}
+        return marks[IDENTITY] if OWNER in marks and IDENTITY in marks and not self.owns(marks) else None
+
 
 def _legal(follower_id: str) -> str:
     """An id that the engine takes in a name: itself where it can be, else what is left of it and a digest of it.

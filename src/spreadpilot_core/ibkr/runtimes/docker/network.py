@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 from spreadpilot_core.ibkr.errors import LaunchError
 from spreadpilot_core.ibkr.runtimes.docker.engine import Engine, EngineRefusedError, gone_is_fine
 from spreadpilot_core.ibkr.runtimes.docker.naming import IDENTITY, VERSION, Naming
+from spreadpilot_core.ibkr.runtimes.held_names import held_name
 from spreadpilot_core.ibkr.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -94,10 +95,8 @@ class GatewayNetwork:
             if network["Name"] in (self.naming.network, self.naming.own_network):
                 if IDENTITY in (network.get("Labels") or {}) and network["Name"] == self.naming.network:
                     return self.naming.own_network
-                raise LaunchError(
-                    f"A Docker network that is not this manager's bears the name {network['Name']}.",
-                    hint=f"Remove it (`docker network rm {network['Name']}`), or choose another container_prefix.",
-                )
+                name, identity = str(network["Name"]), self.naming.others_identity(network.get("Labels"))
+                raise held_name("Docker network", name, identity, remove=f"`docker network rm {name}`")
         return self.naming.network
 
     async def _create(self, name: str, networks: Iterable[Mapping[str, Any]]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from spreadpilot_core.ibkr.model.gateways import ForeignGateway, Gateway
-from spreadpilot_core.ibkr.model.records import NOBODY
+from spreadpilot_core.ibkr.model.records import NOBODY, Identities
 from spreadpilot_core.ibkr.runtimes.docker.containers import foreign_from, gateway_from
 from spreadpilot_core.ibkr.runtimes.docker.engine import Engine, EngineRefusedError, gone_is_fine
-from spreadpilot_core.ibkr.runtimes.docker.naming import OWNER, Naming
+from spreadpilot_core.ibkr.runtimes.docker.naming import IDENTITY, OWNER, Naming
 from spreadpilot_core.ibkr.runtimes.docker.runtime import socket_path
 from spreadpilot_core.ibkr.runtimes.docker.streams import recent_lines
 from spreadpilot_core.ibkr.runtimes.identity import read_note
@@ -38,6 +38,12 @@ class DockerReader:
         found = [gateway_from(each, naming=self._naming, newest_image=None) for each in seen]
         return [gateway for gateway in found if gateway is not None]
 
+    async def identities(self) -> Collection[str]:
+        """Those of containers, networks and volumes."""
+        marks = [row.get("Labels") or {} for row in await self.engine.containers([OWNER])]
+        marks += [each.get("Labels") or {} for each in [*await self.engine.networks(), *await self.engine.volumes()]]
+        return {each[IDENTITY] for each in marks if OWNER in each and IDENTITY in each}
+
     def lines(self, gateway: Gateway, *, last: int, follow: bool) -> AsyncGenerator[str, None]:
         """The newest lines; a container has one life only, so all that it printed is this life's."""
         return recent_lines(self.engine, gateway.container_id, last, follow=follow)
@@ -56,12 +62,12 @@ class DockerReader:
 
 
 @asynccontextmanager
-async def docker_reader(settings: Settings) -> AsyncIterator[DockerReader]:
+async def docker_reader(settings: Settings, identities: Identities | None = None) -> AsyncIterator[DockerReader]:
     """Reach the engine, and let go of it again without touching anything."""
     engine = Engine(socket_path(settings.docker_host), patience=_PATIENCE)
     try:
         await engine.open()
-        noted = await asyncio.to_thread(read_note, settings)
+        noted = identities or await asyncio.to_thread(read_note, settings)
         yield DockerReader(engine, Naming(settings.container_prefix, NOBODY if noted is None else noted))
     finally:
         await engine.close()

@@ -55,10 +55,11 @@ from spreadpilot_core.ibkr.runtimes.docker.containers import (
 )
 from spreadpilot_core.ibkr.runtimes.docker.engine import Engine, EngineRefusedError, gone_is_fine
 from spreadpilot_core.ibkr.runtimes.docker.images import ImageStore, PullPolicy
-from spreadpilot_core.ibkr.runtimes.docker.naming import FOLLOWER, IDENTITY, OWNER, USER, Naming
+from spreadpilot_core.ibkr.runtimes.docker.naming import FOLLOWER, OWNER, USER, Naming
 from spreadpilot_core.ibkr.runtimes.docker.network import GatewayNetwork
 from spreadpilot_core.ibkr.runtimes.docker.streams import container_changes, last_lines, log_lines
 from spreadpilot_core.ibkr.runtimes.docker.usage import usage_in
+from spreadpilot_core.ibkr.runtimes.held_names import held_name
 from spreadpilot_core.ibkr.runtimes.host_ports import PortLeases, endpoint_of
 from spreadpilot_core.ibkr.runtimes.images import PASSWORD_FILE, Image
 from spreadpilot_core.ibkr.seams import CommitLogin, DeliverSecret
@@ -166,8 +167,9 @@ class DockerRuntime:
     # ------------------------------------------------------------------ launching
 
     async def identity(self) -> str:
-        """The engine's own id."""
-        return f"docker:{await self._engine.identity()}"
+        """The engine's own id, and its host's name: machines that were cloned with a Docker Engine have one id."""
+        facts = await self._engine.facts()
+        return f"docker:{facts['ID']}@{facts['Name']}"
 
     async def prepare(self, spec: GatewaySpec) -> Controller:
         """Have the image at hand and tell its controller."""
@@ -280,23 +282,17 @@ class DockerRuntime:
         what = f"{holder['Id'][:12]}, image {holder['Config']['Image']}, {holder['State']['Status']}"
         if not self._is_strange(holder):
             return NameTakenError(f"The follower {marks.get(FOLLOWER)} has a container already: {name} ({what}).")
-        whose = f", owner {marks[OWNER]}" if OWNER in marks else ""
-        whose += f", identity {marks[IDENTITY]}" if IDENTITY in marks else ""
-        return NameTakenError(
-            f"A container that is not this manager's bears the name {name} ({what}{whose}).",
-            hint="Remove or rename it, or choose another container_prefix.",
-        )
+        identity = self._naming.others_identity(marks)
+        runs = holder["State"]["Status"] in ("running", "paused", "restarting")
+        return held_name("container", name, identity, remove=f"`docker rm {name}`", details=what, runs=runs)
 
     async def _has_settings(self, spec: GatewaySpec) -> bool:
         """Whether its volume is there already; the engine makes one that is not, with the container."""
         name = self._naming.volume(spec.follower_id, spec.trading_mode, spec.user)
         volume = await self._engine.inspect_volume(name)
-        if volume is not None and not self._naming.owns(volume.get("Labels")):
-            raise LaunchError(
-                f"A Docker volume that is not this manager's bears the name {name}.",
-                hint=f"Remove it (`docker volume rm {name}`), choose another container_prefix, or, where the manager that made"
-                " it has ended, take it over with `gateway-manager run --adopt-from IDENTITY`.",
-            )
+        if volume is not None and not self._naming.owns(marks := volume.get("Labels") or {}):
+            identity = self._naming.others_identity(marks)
+            raise held_name("Docker volume", name, identity, remove=f"`docker volume rm {name}`")
         return volume is not None
 
     async def _give_settings(self, container_id: ContainerId, spec: GatewaySpec, image: Image) -> None:

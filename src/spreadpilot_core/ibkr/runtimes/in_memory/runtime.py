@@ -18,7 +18,6 @@ from spreadpilot_core.ibkr.errors import (
     DeliveryExpiredError,
     GatewayManagerError,
     LaunchError,
-    NameTakenError,
     PortTakenError,
     RuntimeUnavailableError,
     UserTakenError,
@@ -43,6 +42,7 @@ from spreadpilot_core.ibkr.runtimes.simulator_containers import (
     controller_named,
     foreign_from,
     gateway_from,
+    name_taken,
     order_of,
 )
 from spreadpilot_core.ibkr.seams import CommitLogin, DeliverSecret, HostPorts, unguarded
@@ -57,19 +57,19 @@ CONFIRMED_WITHIN = 60.0
 
 
 @contextlib.contextmanager
-def _refusals(user: str = "") -> Iterator[None]:
+def _refusals(user: str = "", identities: Identities = NOBODY) -> Iterator[None]:
     """What the simulator's engine refuses, in this package's errors."""
     try:
         yield
     except Refused as refused:
-        raise _error(refused, user) from refused
+        raise _error(refused, user, identities) from refused
 
 
-def _error(refused: Refused, user: str) -> GatewayManagerError:
+def _error(refused: Refused, user: str, identities: Identities) -> GatewayManagerError:
     facts: dict[str, Any] = refused.facts
     match refused.code:
         case "name_taken":
-            return NameTakenError(refused.sentence)
+            return name_taken(refused.sentence, facts.get("other"), identities)
         case "user_taken":
             return UserTakenError(user, foreign_from(facts["other"]))
         case "port_taken":
@@ -193,7 +193,7 @@ class _InMemory:
             reset_hours=self.reset_hours(spec.follower_id),
         )
         self.guard()
-        with _refusals(spec.user):
+        with _refusals(spec.user, self.identities):
             return await self.engine.create(
                 Order.from_json({**order, "identity": self.identities.own, "owner": self.owner})
             )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 
 from spreadpilot_core.ibkr.model.gateways import ForeignGateway, Gateway
+from spreadpilot_core.ibkr.model.records import Identities
 from spreadpilot_core.ibkr.runtimes.simulated.host import NoHostError
 from spreadpilot_core.ibkr.runtimes.simulated.runtime import SimulatedRuntime
 from spreadpilot_core.ibkr.settings import Settings
@@ -28,6 +29,10 @@ class SimulatedReader:
             return await self._runtime.list()
         return ()
 
+    async def identities(self) -> Collection[str]:
+        """Those of containers; nothing outlives them."""
+        return {each.identity for each in await self.list()} | {each.identity for each in self.foreign}
+
     async def lines(self, gateway: Gateway, *, last: int, follow: bool) -> AsyncGenerator[str, None]:
         """The newest lines that the host keeps."""
         numbers = (await self._runtime.stored_lines(gateway))[-last:]
@@ -47,9 +52,11 @@ class SimulatedReader:
 
 
 @asynccontextmanager
-async def simulated_reader(settings: Settings) -> AsyncIterator[SimulatedReader]:
+async def simulated_reader(settings: Settings, identities: Identities | None = None) -> AsyncIterator[SimulatedReader]:
     """A client of the host that runs, if one does."""
     runtime = SimulatedRuntime.from_settings(settings, manager_id="reader", may_start=False)
+    if identities is not None:
+        runtime.identities = identities
     with suppress(NoHostError):
         await runtime.open()
     try:

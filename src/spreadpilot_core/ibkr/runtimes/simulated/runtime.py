@@ -22,7 +22,6 @@ from typing import Any
 
 from spreadpilot_core.ibkr.errors import (
     LaunchError,
-    NameTakenError,
     PortTakenError,
     RuntimeUnavailableError,
     UserTakenError,
@@ -49,6 +48,7 @@ from spreadpilot_core.ibkr.runtimes.simulator_containers import (
     controller_named,
     foreign_from,
     gateway_from,
+    name_taken,
     order_of,
 )
 from spreadpilot_core.ibkr.seams import CommitLogin, DeliverSecret, unguarded
@@ -159,7 +159,7 @@ class SimulatedRuntime:
 
     async def inspect(self, container_id: ContainerId) -> Gateway | None:
         """One gateway, or None when it is gone."""
-        answer = await self._ask("inspect", fine="gone", container=container_id)
+        answer = await self._ask("inspect", fine=("gone",), container=container_id)
         if "error" in answer:
             self.ports.gone(container_id)
             return None
@@ -187,9 +187,12 @@ class SimulatedRuntime:
             controller=await self.prepare(spec),
             reset_hours=self.reset_hours(spec.follower_id),
         )
-        answer = await self._ask("create", fine="user_taken", order=order)
-        if (other := answer.get("other")) is not None:
-            raise UserTakenError(spec.user, foreign_from(other))
+        answer = await self._ask("create", fine=("user_taken", "name_taken"), order=order)
+        match answer.get("error"):
+            case "user_taken":
+                raise UserTakenError(spec.user, foreign_from(answer.get("other")))
+            case "name_taken":
+                raise name_taken(str(answer.get("sentence")), answer.get("other"), self.identities)
         made = checked(answers.MadeAnswer, answer.get("container"))
         return DeliveryTarget("simulated", ContainerId(made.id), {"socket": self._host.socket})
 
@@ -200,7 +203,7 @@ class SimulatedRuntime:
     async def remove(self, container_id: ContainerId, *, grace: float) -> LastWords:
         """Stop it (SIGTERM, after `grace` seconds SIGKILL) and remove it; returns when it is gone. Gone already: fine."""
         answer = await self._ask(
-            "remove", fine="gone", within=grace + _AFTER_THE_GRACE, container=container_id, grace=grace
+            "remove", fine=("gone",), within=grace + _AFTER_THE_GRACE, container=container_id, grace=grace
         )
         self.ports.gone(container_id)
         return answers.last_words(answer)
@@ -211,7 +214,7 @@ class SimulatedRuntime:
 
     async def forget_secret(self, container_id: ContainerId) -> None:
         """Remove the password file; harmless when repeated, when gone, or when there is none."""
-        await self._ask("forget", fine="gone", container=container_id)
+        await self._ask("forget", fine=("gone",), container=container_id)
 
     async def changes(self) -> AsyncIterator[ContainerId | None]:
         """Each change of our gateways from the first `anext` on, None first and after each reconnect, until `close`."""
@@ -230,7 +233,7 @@ class SimulatedRuntime:
 
     async def stored_lines(self, gateway: Gateway) -> range:
         """The numbers of the lines that the host keeps of this life's log."""
-        size = await self._ask("log_size", fine="gone", container=gateway.container_id)
+        size = await self._ask("log_size", fine=("gone",), container=gateway.container_id)
         there = checked(answers.LogSizeAnswer, size)
         return range(there.first, there.next)
 
@@ -299,14 +302,14 @@ class SimulatedRuntime:
     # ------------------------------------------------------------------
 
     async def _ask(
-        self, operation: str, /, *, fine: str | None = None, within: float = _AFTER_THE_GRACE, **arguments: Any
+        self, operation: str, /, *, fine: Sequence[str] = (), within: float = _AFTER_THE_GRACE, **arguments: Any
     ) -> Answer:
         if self._settings is not None and not self.identities.own:
             noted = await asyncio.to_thread(read_note, self._settings)
             self.identities = self.identities if noted is None else noted
         guard = self.guard if operation in _GUARDED else unguarded
         answer = await self._host.ask({"op": operation, **arguments}, within=within, guard=guard)
-        return answer if fine is not None and answer.get("error") == fine else _checked(answer)
+        return answer if answer.get("error") in fine else _checked(answer)
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> None:
@@ -318,8 +321,6 @@ def _checked(answer: Answer) -> Answer:
     match answer.get("error"):
         case None:
             return answer
-        case "name_taken":
-            raise NameTakenError(str(answer.get("sentence")))
         case "port_taken" if isinstance(port := answer.get("port"), int):
             raise PortTakenError(port)
         case _:

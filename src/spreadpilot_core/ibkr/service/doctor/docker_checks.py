@@ -17,11 +17,11 @@ from spreadpilot_core.ibkr.runtimes.docker.engine import Engine, EngineRefusedEr
 from spreadpilot_core.ibkr.runtimes.docker.images import pull_error, registry_of, stored_login
 from spreadpilot_core.ibkr.runtimes.docker.naming import IDENTITY, Naming
 from spreadpilot_core.ibkr.runtimes.docker.reader import docker_reader
-from spreadpilot_core.ibkr.runtimes.identity import read_note
 from spreadpilot_core.ibkr.runtimes.images import identify
 from spreadpilot_core.ibkr.service.doctor.findings import Check, Finding, ok, problem, raised, wanted, warning
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.registry import read_roster
+from spreadpilot_core.ibkr.wiring import known_identities
 
 _ICC = "com.docker.network.bridge.enable_icc"
 _BINDING = "com.docker.network.bridge.host_binding_ipv4"
@@ -107,7 +107,7 @@ async def network(settings: Settings) -> Sequence[Finding]:
             networks = await reached.networks()
     except (RuntimeUnavailableError, SettingsError):  # the engine's own line tells why
         return [warning("The network is not known while the engine can't be used.")]
-    noted = await asyncio.to_thread(read_note, settings)
+    noted = await known_identities(settings)
     naming = Naming(settings.container_prefix, NOBODY if noted is None else noted)
     names = (naming.own_network, naming.network)  # the first where another manager has the second
     found = next((each for name in names for each in networks if each["Name"] == name), None)
@@ -120,7 +120,8 @@ def _verdict_on(found: Mapping[str, Any], naming: Naming) -> Finding:
     name, options = str(found["Name"]), found.get("Options") or {}
     remove = f"Stop the gateways and `docker network rm {name}`; the next launch makes it anew."
     if IDENTITY in (found.get("Labels") or {}) and not naming.owns(found.get("Labels")):
-        return ok(f"Another manager has the network {name}; the first launch makes {naming.own_network}.")
+        own = naming.own_network if naming.identities.own else "one with this manager's identity in its name"
+        return ok(f"Another manager has the network {name}; the first launch makes {own}.")
     if not naming.owns(found.get("Labels")):
         return problem(
             f"A Docker network that is not this manager's bears the name {name}.",

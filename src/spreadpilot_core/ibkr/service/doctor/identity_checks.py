@@ -6,20 +6,22 @@ import asyncio
 from collections.abc import Sequence
 
 from spreadpilot_core.ibkr.errors import GatewayManagerError, RuntimeUnavailableError, SettingsError
+from spreadpilot_core.ibkr.model.gateways import ForeignGateway
 from spreadpilot_core.ibkr.model.records import NOBODY, Identities, Record
-from spreadpilot_core.ibkr.runtimes.identity import living, read_note
+from spreadpilot_core.ibkr.runtimes.identity import living
 from spreadpilot_core.ibkr.runtimes.registry import reader
 from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, warning
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.registry import store
 from spreadpilot_core.ibkr.supervision.ownership import claim
+from spreadpilot_core.ibkr.wiring import known_identities
 
 _TAKE_OVER = "`gateway-manager run --adopt-from {0} --accept-lost-records` takes it over once that manager has ended."
 
 
 async def identity(settings: Settings) -> Sequence[Finding]:
     """The identity, and a line for each container that looks like a gateway and is left alone."""
-    noted = await asyncio.to_thread(read_note, settings)
+    noted = await known_identities(settings)
     found = [ok(_said(noted))]
     try:
         return [*found, *await _left_alone(settings, NOBODY if noted is None else noted)]
@@ -39,7 +41,7 @@ async def _left_alone(settings: Settings, noted: Identities) -> list[Finding]:
         records = (await store(settings).read_records(settings)).usable
     except GatewayManagerError:  # the records' own line tells why
         records = None
-    async with reader(settings) as runtime_reader:
+    async with reader(settings, noted) as runtime_reader:
         seen, foreign = await runtime_reader.list(), runtime_reader.foreign
     claims = claim(
         seen,
@@ -49,8 +51,19 @@ async def _left_alone(settings: Settings, noted: Identities) -> list[Finding]:
         accept_lost_records=False,
     )
     alive = {sign.identity for sign in await asyncio.to_thread(living, [each.identity for each in foreign])}
-    lives = {each.identity: " Its manager lives on this host." if each.identity in alive else "" for each in foreign}
+    by_identity: dict[str, list[ForeignGateway]] = {}
+    for each in foreign:
+        by_identity.setdefault(each.identity, []).append(each)
     return [
         *(warning(sentence) for sentence in claims.reports.values()),
-        *(ok(f"{each}.{lives[each.identity]} {_TAKE_OVER.format(each.identity)}") for each in foreign),
+        *(ok(_others(theirs, lives=whose in alive)) for whose, theirs in by_identity.items()),
     ]
+
+
+def _others(theirs: Sequence[ForeignGateway], *, lives: bool) -> str:
+    """All that one other manager has."""
+    first = theirs[0]
+    names = ", ".join(f"{each.name} (port {each.host_port})" if each.host_port else each.name for each in theirs)
+    many = f"The containers {names} belong to another manager (identity {first.identity})"
+    then = "Its manager lives on this host." if lives else _TAKE_OVER.format(first.identity)
+    return f"{many if len(theirs) > 1 else first}. {then}"

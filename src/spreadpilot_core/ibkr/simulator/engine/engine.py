@@ -54,8 +54,8 @@ class Engine:
     def create(self, order: Order) -> Container:
         """Make a container that waits for its secret. Raises `Refused` when its name, follower or user has one already."""
         if (namesake := self._names.get(order.name)) is not None:
-            owner = namesake.order.owner
-            raise Refused("name_taken", f"There is a container {order.name!r} already, owned by {owner!r}.")
+            sentence = f"There is a container {order.name!r} already, owned by {namesake.order.owner!r}."
+            raise Refused("name_taken", sentence, other=namesake.describe_to_others())
         for other in self._of_followers.get(order.follower_id, ()):
             if other.order.identity == order.identity:
                 raise Refused(

@@ -103,6 +103,10 @@ class LocalRecords:
 
     # ------------------------------------------------------------------ identity
 
+    async def identities(self) -> Identities | None:
+        """Whose records these are; None: nobody's yet."""
+        return await self._file.read(_identities)
+
     async def identify(self, offered: Identities) -> Identities:
         """Whose records these are; a store that has no identity keeps the one that is offered."""
 

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from spreadpilot_core.ibkr.model.availability import AvailabilityDay
 from spreadpilot_core.ibkr.model.followers import Roster
-from spreadpilot_core.ibkr.model.records import HistoryPage, HistoryQuery, LoadedRecords
+from spreadpilot_core.ibkr.model.records import HistoryPage, HistoryQuery, Identities, LoadedRecords
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.local.availability import FILE_NAME as AVAILABILITY
 from spreadpilot_core.ibkr.store.local.availability import LocalAvailability
@@ -49,6 +49,12 @@ async def read_records(settings: Settings) -> LoadedRecords:
     """What earlier managers kept; nothing before the first."""
     async with _existing_records(settings) as records:
         return await records.load() if records is not None else LoadedRecords()
+
+
+async def read_identities(settings: Settings) -> Identities | None:
+    """Whose records these are; None before the first manager."""
+    async with _existing_records(settings) as records:
+        return await records.identities() if records is not None else None
 
 
 async def read_availability(settings: Settings, month: str) -> Sequence[AvailabilityDay]:

@@ -107,10 +107,8 @@ class MongoRecords:
         return await self._identities()
 
     async def _identities(self) -> Identities:
-        found = await self._database.find(IDENTITY_COLLECTION, {"_id": IDENTITY})
-        match found:
-            case [{"identities": [str(own), *adopted]}]:
-                return Identities(own, tuple(map(str, adopted)))
+        if (found := await read_identities(self._database)) is not None:
+            return found
         raise StoreDamagedError(
             f"The document {IDENTITY!r} of {IDENTITY_COLLECTION} in {self._database.label} names no identity.",
             hint="Delete it: the next start writes the one that the state directory keeps.",
@@ -218,3 +216,11 @@ async def read_records(database: MongoDatabase) -> LoadedRecords:
         ((str(document.get("_id")), document) for document in documents),
         where=f"{RECORDS_COLLECTION} of {database.label}",
     )
+
+
+async def read_identities(database: MongoDatabase) -> Identities | None:
+    """Whose records these are; None where they don't say."""
+    match await database.find(IDENTITY_COLLECTION, {"_id": IDENTITY}):
+        case [{"identities": [str(own), *adopted]}]:
+            return Identities(own, tuple(map(str, adopted)))
+    return None

@@ -11,7 +11,7 @@ from spreadpilot_core.ibkr.errors import StoreUnavailableError
 from spreadpilot_core.ibkr.leadership.lease import LeaderLease, Leadership
 from spreadpilot_core.ibkr.model.availability import AvailabilityDay
 from spreadpilot_core.ibkr.model.followers import Roster
-from spreadpilot_core.ibkr.model.records import HistoryPage, HistoryQuery, LoadedRecords
+from spreadpilot_core.ibkr.model.records import HistoryPage, HistoryQuery, Identities, LoadedRecords
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.mongodb import records as mongo_records
 from spreadpilot_core.ibkr.store.mongodb.availability import MongoAvailability
@@ -58,6 +58,12 @@ async def read_records(settings: Settings) -> LoadedRecords:
     """What earlier managers kept."""
     async with _database(settings) as database:
         return await mongo_records.read_records(database)
+
+
+async def read_identities(settings: Settings) -> Identities | None:
+    """Whose records these are; None before the first manager."""
+    async with _database(settings) as database:
+        return await mongo_records.read_identities(database)
 
 
 async def read_availability(settings: Settings, month: str) -> Sequence[AvailabilityDay]:

@@ -292,6 +292,7 @@ def _record_of(request: LaunchRequest, client_id: int, launch_id: AttemptId, eng
         trading_mode=request.spec.trading_mode,
         last_good=request.follower,
         user=request.preflight.login.user,
+        user_unproven=False,
         secret_version=request.preflight.login.version,
         launch_id=launch_id,
         container_id=None,

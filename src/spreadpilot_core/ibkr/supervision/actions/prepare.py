@@ -31,7 +31,9 @@ async def read_secret(services: Services, follower: Follower, spec: GatewaySpec)
     except GatewayManagerError as error:
         return failed(error)
     hours = services.runtime.reset_hours(follower.id)
-    return ActionResult(found=Preflight(login=login, controller=controller, logins=logins, at=at, reset_hours=hours))
+    ref = follower.vault_secret_ref
+    found = Preflight(login=login, secret_ref=ref, controller=controller, logins=logins, at=at, reset_hours=hours)
+    return ActionResult(found=found)
 
 
 def apply(result: ActionResult[Preflight], context: ActionContext) -> None:
