@@ -15,8 +15,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.client import ControlClient, NoManagerError
-from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, wanted, warning
+from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, raised, wanted, warning
 from spreadpilot_core.ibkr.service.doctor.runtime_checks import runtime_checks
+from spreadpilot_core.ibkr.service.other_store import OtherStoreError, must_be_the_managers
 from spreadpilot_core.ibkr.service.unwatched import unwatched
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.registry import read_roster, store
@@ -166,6 +167,10 @@ async def manager(settings: Settings) -> Sequence[Finding]:
         return [ok(str(error)) if left is None else warning(left.what, left.hint)]
     running = sum(each["status"] == "RUNNING" for each in gateways)
     found = [ok(f"A manager runs, with {running} of {counted(len(gateways), 'gateway')} RUNNING.")]
+    try:
+        await asyncio.to_thread(must_be_the_managers, settings)
+    except OtherStoreError as error:
+        found.append(raised(error))
     found += [
         warning(f"{each['follower_id']} is FAILED ({each['state']}).", tables.what(each))
         for each in gateways
