@@ -21,6 +21,8 @@ from spreadpilot_core.ibkr.service.other_store import OtherStoreError, must_be_t
 from spreadpilot_core.ibkr.service.unwatched import unwatched
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.registry import read_roster, store
+from spreadpilot_core.ibkr.system.peers import ROOT
+from spreadpilot_core.ibkr.system.users import by_user
 from spreadpilot_core.ibkr.system.wording import counted
 
 _MIB = 1024 * 1024
@@ -53,8 +55,7 @@ def _state_dir(directory: Path) -> list[Finding]:
     if not stat.S_ISDIR(there.st_mode):
         return [problem(f"{directory} is no directory.", "Move it aside, or set GATEWAY_MANAGER_STATE_DIR.")]
     if there.st_uid != os.geteuid():
-        cure = "Run every command as the manager's user, or give that user the directory (`chown -R`)."
-        return [problem(f"{directory} belongs to user {there.st_uid}, and this is user {os.geteuid()}.", cure)]
+        return [_of_another(directory, there.st_uid)]
     if not os.access(directory, os.W_OK | os.X_OK):
         return [problem(f"{directory} can't be written.", f"`chmod 700 {directory}`; is it mounted read-only?")]
     found = [_room(directory)]
@@ -62,6 +63,15 @@ def _state_dir(directory: Path) -> list[Finding]:
         what = f"{directory} lets others in (mode {stat.S_IMODE(there.st_mode):04o}, {open_to:03o} too much)."
         found.append(warning(what, f"`chmod 700 {directory}`; the manager does so when it starts."))
     return found
+
+
+def _of_another(directory: Path, owner: int) -> Finding:
+    """The directory is right and this user is wrong, but where root owns what the manager is to use."""
+    me = os.geteuid()
+    cure = f"Run every command as the directory's user: {by_user(owner)}."
+    if owner == ROOT:
+        cure = f"If this is the manager's user, root gives it the directory: `chown -R {me} {directory}`."
+    return problem(f"{directory} belongs to user {owner}, and this is user {me}.", cure)
 
 
 def _to_be_made(directory: Path) -> Finding:
