@@ -120,3 +120,14 @@ def test_a_file_that_the_service_may_not_read(host: Host) -> None:
     done = host("settings", "show")
     assert (done.returncode, done.stdout) == (1, "")
     assert f"chgrp gateway-manager {host.environment} && chmod 0640" in done.stderr
+
+
+def test_a_compose_file_that_the_service_may_not_read(host: Host) -> None:
+    """Root's own, which the commands read as the service's user: the way that works is told."""
+    file = host.place / "docker-compose.yml"
+    file.write_text("services: {}\n")
+    file.chmod(0)
+    done = host("import", str(file), "--dry-run")
+    assert done.returncode == 1
+    assert f"{file}: the user " in done.stderr
+    assert "may not read it. Copy it, with the `.env` and the secrets beside it," in done.stderr

@@ -12,7 +12,7 @@ from spreadpilot_core.ibkr.system.wording import counted
 
 _WITHIN = 5.0
 """Seconds that the runtime has to say what runs; whoever asks wants to know first that there is no manager."""
-_TAKE_OVER = "`gateway-manager run` takes over; `gateway-manager stop --offline --all` ends what runs."
+_TAKE_OVER = "`gateway-manager run` takes over (a service: `systemctl start gateway-manager`); `gateway-manager stop --offline --all` ends what runs."
 
 
 class UnwatchedError(GatewayManagerError):
