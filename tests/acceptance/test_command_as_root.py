@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,23 @@ def test_logins_of_another_user_are_not_roots_to_change(command: Command, home: 
         assert done.returncode == 1, arguments
         assert f"belongs to the user {SERVICE}" in done.stderr, done.stderr
     assert {each.name: each.read_bytes() for each in home.directory.iterdir() if each.is_file()} == before
+
+
+def test_the_doctor_sends_root_to_the_managers_user(command: Command, home: Home) -> None:
+    """No cure takes the directory or a file of it from the manager: what root is to do is to run it as that user."""
+    set_one = ("credentials", "set", "ibkr/anna", "--username", "anna", "--password-stdin")
+    assert command(*set_one, said=b"pw").returncode == 0
+    _give_away(home.directory)
+    name = pwd.getpwuid(SERVICE).pw_name
+    found = json.loads(command("doctor", "--json").stdout)
+    assert not [each for each in found if "chown" in (each["cure"] or "")]
+    (told,) = [each for each in found if each["check"] == "state_dir"]
+    assert told["verdict"] == "problem"
+    assert told["cure"] == f"Run every command as the directory's user: `sudo -u {name} gateway-manager …`."
+    assert f"(`sudo -u {name} gateway-manager …`)" in command("run").stderr
+    (home.directory / "credentials.key").chmod(0o600)
+    os.chown(home.directory / "credentials.key", 0, 0)
+    found = json.loads(command("doctor", "--json").stdout)
+    cures = [each["cure"] for each in found if "chown" in (each["cure"] or "")]
+    assert cures == [f"`chown {SERVICE} {home.directory}/credentials.key` as root."]
+    assert not [each for each in _of_others(home.directory) if each != "credentials.key"]

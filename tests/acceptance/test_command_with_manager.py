@@ -134,6 +134,24 @@ def test_a_running_manager_follows_the_followers_file(command: Command) -> None:
         wait_until(lambda: _state(command, "carol") == "disabled")
 
 
+def test_followers_that_the_running_manager_would_not_read(home: Home, command: Command, tmp_path: Path) -> None:
+    """A command whose settings name another store than the manager's says so and writes nothing; so does the doctor."""
+    with Command(home, store_url=f"local:{tmp_path}", log_format="json").begun("run") as serving:
+        serving.says("manager started")
+        for arguments in ("add ghost --vault-secret-ref ibkr/ghost", "enable ghost", "list", "remove ghost"):
+            done = command("followers", *arguments.split())
+            assert (done.returncode, done.stdout) == (1, ""), arguments
+            assert f"has its followers in local:{tmp_path}, and this command's settings say local:." in done.stderr
+        assert not home.followers_file.exists()
+        found = json.loads(command("doctor", "--json").stdout)
+        (told,) = [each for each in found if "has its followers in" in each["what"]]
+        assert (told["check"], told["verdict"]) == ("manager", "problem")
+        same = {"GATEWAY_MANAGER_STORE_URL": f"local:{tmp_path}/../{tmp_path.name}"}
+        assert command("followers", "add", "anna", "--vault-secret-ref", "ibkr/anna", **same).returncode == 0
+        serving.signal(signal.SIGTERM)
+        assert serving.ends() == 0
+
+
 def test_records_that_are_gone_wait_for_an_operator(home: Home, command: Command) -> None:
     """An emptied file stops nobody, over the next manager too; `confirm-removals` speaks to it, and then they go."""
     _add(home, "alice", "bob")

@@ -277,6 +277,16 @@ def test_a_wrong_setting(command: Command) -> None:
     assert "port_range_start is 'seventy'" in problem(examined(command, PORT_RANGE_START="seventy"), "settings")["what"]
 
 
+def test_metrics_without_their_packages(command: Command, tmp_path: Path) -> None:
+    """An installation without the extra, in which a manager with a metrics_address would not start, is found before it."""
+    address = {"GATEWAY_MANAGER_METRICS_ADDRESS": "9464"}
+    assert examined(command, **address)["metrics_address"][0]["verdict"] == "ok"
+    (tmp_path / "prometheus_client.py").write_text("raise ModuleNotFoundError(name=__name__)\n")
+    told = problem(examined(command, PYTHONPATH=str(tmp_path), **address), "metrics_address")
+    assert "needs a package that is not installed (prometheus_client): " in told["what"]
+    assert "metrics_address" not in examined(command)
+
+
 def test_no_engine(home: Home, command: Command) -> None:
     """Without a Docker Engine its line says how to get one; what depends on it is not known, and the rest is examined."""
     add(home, "alice")
@@ -346,6 +356,7 @@ def test_on_a_real_engine(home: Home, bench: Bench) -> None:
     lines = examined(command)
     assert {each["verdict"] for found in lines.values() for each in found} == {"ok"}
     assert "API 1." in lines["engine"][0]["what"]
+    assert "logs every gateway out, unless /etc/docker/daemon.json" in lines["engine"][0]["what"]
     assert "its controller is ibcontroller" in lines["image"][0]["what"]
     assert "agrees with that of the Docker Engine" in lines["clock"][-1]["what"]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 
 import pytest
@@ -74,6 +75,22 @@ def test_last_words_of_a_gateway_that_is_gone(home: Home, command: Command) -> N
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].startswith("exit code ")
     assert read_address(home.directory) is None
+    _words_that_may_be_old(command, home, done.stdout)
+
+
+def _words_that_may_be_old(command: Command, home: Home, words: str) -> None:
+    """Where the engine can't be asked whether another gateway runs, that is said, and is no success; also after a detach."""
+    away = {"GATEWAY_MANAGER_RUNTIME_URL": "docker:", "DOCKER_HOST": f"unix://{home.directory}/no.sock"}
+    done = command("logs", "alice", **away)
+    assert (done.returncode, done.stdout) == (1, words)
+    why = f"There is no Docker Engine at {home.directory}/no.sock."
+    assert f"whether it has another one now can't be seen: {why} Install Docker" in done.stderr
+    looked = command("status", **away)
+    assert looked.returncode == 1
+    told = f"No manager is running on {home.directory}. Whether gateways run unwatched can't be seen: {why}"
+    assert looked.stderr.startswith(f"{told} Install Docker"), looked.stderr
+    found = json.loads(command("doctor", "--json", **away).stdout)
+    assert [(each["verdict"], each["what"]) for each in found if each["check"] == "manager"] == [("warning", told)]
 
 
 @pytest.mark.parametrize("follower", ["alice", "nobody"])

@@ -14,6 +14,8 @@ import pytest
 
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 from spreadpilot_core.ibkr.model.states import GatewayStatus, State
+from spreadpilot_core.ibkr.service.doctor import docker_checks
+from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.supervision.actions import connect
 from support.docker_bench import (  # noqa: F401  # fixtures
     DEADLINE,
@@ -274,18 +276,24 @@ def live_restore(faulty_bench: Bench) -> Iterator[Bench]:
     own(faulty_bench).start()
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.soak)])
-async def test_gateways_that_outlive_their_engine(live_restore: Bench, seconds: int) -> None:
-    """Their ports are shut while the engine is away, which is told; none is given up for it, and none logs in again.
+@pytest.mark.parametrize(
+    ("how", "seconds"),
+    [(signal.SIGTERM, 6), (signal.SIGKILL, 6), pytest.param(signal.SIGKILL, 60, marks=pytest.mark.soak)],
+)
+async def test_gateways_that_outlive_their_engine(live_restore: Bench, how: signal.Signals, seconds: int) -> None:
+    """Restarted as `systemctl restart docker` does, or killed: their ports are shut while the engine is away, which is told; none is
+    given up for it, and none logs in again.
 
     The outage is longer than all tries to connect together.
     """
     async with watched(live_restore, connect_time=2.0) as it:
         before = it.home.lives()
-        await asyncio.to_thread(own(live_restore).end, signal.SIGKILL)
+        (told,) = await docker_checks.engine(Settings.read(**it.home.settings))
+        assert "Gateways outlive a restart of it" in told.what
+        await asyncio.to_thread(own(live_restore).end, how)
         await it.not_ready(VICTIM)
         await it.not_ready(OTHER)
-        await it.says("No Docker Engine listens on")
+        await it.says("There is no Docker Engine at" if how is signal.SIGTERM else "No Docker Engine listens on")
         await asyncio.sleep(seconds)
         await asyncio.to_thread(own(live_restore).start, "--live-restore")
         await it.ready(VICTIM, OTHER)

@@ -249,7 +249,7 @@ async def test_detach_is_asked_once_and_answered_before_the_end(control: Control
 async def test_who_serves_is_told_without_secrets(control: Control) -> None:
     """`/manager` names process, version and places, and nothing that could hold a password."""
     told = (await control.raw("GET", "/manager")).json()
-    places = {"pid", "version", "state_dir", "store", "runtime"}
+    places = {"pid", "version", "state_dir", "store", "followers", "runtime"}
     assert set(told) == places | {"identity", "adopted", "left_alone", "notices", "leader", "leader_address"}
 
 

@@ -108,7 +108,7 @@ class OwnEngine:
             time.sleep(0.05)
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End the engine (SIGTERM ends its containers too, SIGKILL leaves them) and wait until it is gone."""
+        """End the engine (SIGTERM ends its containers too unless it has live-restore, SIGKILL leaves them) and wait until it is gone."""
         pid = self._pid_file.read_text().strip()
         self._inside("kill", f"-{how.value}", pid)
         self._helpers.pop().wait(timeout=_READY_SECONDS)

@@ -82,3 +82,14 @@ def test_the_unit_names_real_settings_and_leaves_the_gateways() -> None:
     assert unit["Service"]["ExecStart"].endswith("gateway-manager run")
     assert unit["Service"]["Type"] == "notify"
     assert int(unit["Service"]["WatchdogSec"]) > 0
+
+
+def test_the_commands_have_the_groups_that_the_unit_has() -> None:
+    """`sudo -u` gives the groups that the user was made in, and none of the unit's."""
+    made = re.search(
+        r"# useradd .*--groups (\S+) .*gateway-manager$", (ROOT / "docs/operating.md").read_text(), re.MULTILINE
+    )
+    unit = re.search(r"^SupplementaryGroups=(.+)$", (DEPLOY / "gateway-manager.service").read_text(), re.MULTILINE)
+    assert made is not None
+    assert unit is not None
+    assert made[1].split(",") == unit[1].split()

@@ -52,6 +52,7 @@ async def test_what_was_kept_until_the_first_connection_is_written_without_a_wor
     await store._outbox.open()
     await store.save(Record(follower_id=FollowerId("alice")))
     await store.open()
+    assert list((await store.load()).usable) == ["alice"]
     assert not await store.unsettled_logins()
     await until(lambda: not store.waiting and not len(store._tasks))
     await store.close()

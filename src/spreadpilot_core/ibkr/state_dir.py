@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from spreadpilot_core.ibkr.errors import AlreadyRunningError, SettingsError
 from spreadpilot_core.ibkr.system.regular_files import read_regular
+from spreadpilot_core.ibkr.system.users import by_user
 from spreadpilot_core.ibkr.system.whole_files import write_whole
 
 LOCK = "manager.lock"
@@ -114,7 +115,8 @@ def make_private(directory: Path) -> None:
             raise SettingsError(
                 "state_dir",
                 str(directory),
-                f"it belongs to the user {found.st_uid}, so that user must run this, or it must be another directory",
+                f"it belongs to the user {found.st_uid}, so that user must run this ({by_user(found.st_uid)}), or it must be"
+                " another directory",
             )
         if stat.S_IMODE(found.st_mode) & 0o077:
             directory.chmod(0o700)

@@ -40,6 +40,7 @@ _MANAGER: dict[str, Any] = {
     "version": "0.1.0",
     "state_dir": "/var/lib/gateway-manager",
     "store": "mongodb:",
+    "followers": "mongodb:",
     "runtime": "docker:",
     "notices": [],
     "identity": "3f9c1d7a",

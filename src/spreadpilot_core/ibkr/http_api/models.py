@@ -118,6 +118,8 @@ class ManagerView(BaseModel):
     version: str
     state_dir: str
     store: str
+    followers: str
+    """What the followers are in: the store, unless another place is named."""
     runtime: str
     notices: tuple[str, ...]
     """What concerns the whole manager now, a sentence each."""

@@ -384,10 +384,13 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command("import", short_help="Make followers of a compose file.")
 def import_compose(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Such as docker-compose.yml.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Such as docker-compose.yml.", show_default=False, readable=False)
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and write nothing.")] = False,
     env_file: Annotated[
-        Path | None, typer.Option("--env-file", metavar="FILE", help="Its variables, instead of .env beside it.")
+        Path | None,
+        typer.Option("--env-file", metavar="FILE", help="Its variables, instead of .env beside it.", readable=False),
     ] = None,
     services: Annotated[
         list[str] | None,

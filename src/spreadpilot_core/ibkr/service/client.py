@@ -36,7 +36,10 @@ class NoManagerError(GatewayManagerError):
         self.is_held = holder is not None
         """Whether a manager owns the directory all the same."""
         if holder is None:
-            hint = "`gateway-manager run` starts one; GATEWAY_MANAGER_STATE_DIR names another directory."
+            hint = (
+                "`gateway-manager run` starts one (a service: `systemctl start gateway-manager`); GATEWAY_MANAGER_STATE_DIR"
+                " names another directory."
+            )
             super().__init__(f"No manager is running on {state_dir}.", hint=hint)
             return
         who = f"The manager of {state_dir} (process {holder.pid or 'unknown'})"

@@ -11,6 +11,7 @@ from spreadpilot_core.ibkr.errors import FollowerEditError, GatewayManagerError
 from spreadpilot_core.ibkr.model.followers import Follower, FollowerId, TradingMode
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.asking import confirm, confirm_live
+from spreadpilot_core.ibkr.service.other_store import must_be_the_managers
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.local import followers_file
 from spreadpilot_core.ibkr.store.registry import read_roster
@@ -159,8 +160,9 @@ def confirm_removals(*, yes: bool) -> None:
 
 
 def followers_file_of(settings: Settings | None = None) -> Path:
-    """The file that the settings name. Raises `ForeignStoreError` where the followers are in another store."""
+    """The file that the settings name. Raises `ForeignStoreError` where the followers are in another store, and `OtherStoreError`."""
     settings = settings or Settings.read()
+    must_be_the_managers(settings)
     if settings.followers_url is not None or not settings.store_is_local:
         raise ForeignStoreError(settings)
     return settings.local_store_dir / followers_file.FILE_NAME

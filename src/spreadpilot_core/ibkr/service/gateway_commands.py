@@ -157,7 +157,8 @@ def detach(*, yes: bool) -> None:
     else:
         theirs, them = ("its gateway keeps", "it") if len(there) == 1 else ("its gateways keep", "them")
         print(f"{ended}; {theirs} running, and nobody watches {them}.")
-        print(f"`gateway-manager run` takes {them} over; `gateway-manager stop --offline --all` ends {them}.")
+        takes = f"`gateway-manager run` takes {them} over (a service: `systemctl start gateway-manager`)"
+        print(f"{takes}; `gateway-manager stop --offline --all` ends {them}.")
     for sentence in answer["left"]:
         print(one_line(in_local_time(sentence)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 
 from spreadpilot_core.ibkr.errors import (
     GatewayManagerError,
@@ -33,20 +33,44 @@ class NoLinesError(GatewayManagerError):
         super().__init__(f"{follower_id!r} has no gateway, and none before it has left any lines.")
 
 
+class UnknownGatewayError(GatewayManagerError):
+    """The last words of one before were shown, and whether they are the newest can't be known."""
+
+    def __init__(self, follower_id: str, away: RuntimeUnavailableError) -> None:
+        super().__init__(
+            f"These are the last words of a gateway of {follower_id!r} that is gone; whether it has another one now can't be"
+            f" seen: {away.what}",
+            hint=away.hint,
+        )
+
+
 def logs(follower_id: str, *, last: int, follow: bool) -> None:
-    """Print them. Raises `NoLinesError`, or why neither could be looked at."""
+    """Print them. Raises `NoLinesError`, or why they, or those of the present gateway, could not be looked at."""
     set_up_logs(level="error")
     with suppress(KeyboardInterrupt):
         asyncio.run(_logs(Settings.read(), follower_id, last=last, follow=follow))
 
 
 async def _logs(settings: Settings, follower_id: str, *, last: int, follow: bool) -> None:
-    away: RuntimeUnavailableError | None = None
-    try:
-        if await _print_living(settings, follower_id, last=last, follow=follow):
-            return
-    except RuntimeUnavailableError as error:
-        away = error
+    async with AsyncExitStack() as held:
+        try:
+            runtime_reader = await held.enter_async_context(reader(settings))
+            known = [each for each in await runtime_reader.list() if each.follower_id == follower_id]
+        except RuntimeUnavailableError as error:
+            await _print_last_words(settings, follower_id, last=last, away=error)
+            raise UnknownGatewayError(follower_id, error) from None
+        gateway = _newest(known)
+        if gateway is not None:
+            printed = await _print_all(runtime_reader, gateway, last=last, follow=follow)
+            if printed or gateway.phase.is_alive:  # what the one before printed is not what this one does
+                return
+    await _print_last_words(settings, follower_id, last=last)
+
+
+async def _print_last_words(
+    settings: Settings, follower_id: str, *, last: int, away: RuntimeUnavailableError | None = None
+) -> None:
+    """Of the gateway before. Raises that there are none, or why they can't be known."""
     words = await _last_words(settings, follower_id)
     if not words:
         with suppress(StoreUnavailableError):
@@ -56,13 +80,6 @@ async def _logs(settings: Settings, follower_id: str, *, last: int, follow: bool
         raise away or NoLinesError(follower_id)
     for line in words[-last:]:
         _print(line)
-
-
-async def _print_living(settings: Settings, follower_id: str, *, last: int, follow: bool) -> bool:
-    """Whether anything was there to print."""
-    async with reader(settings) as runtime_reader:
-        gateway = _newest([each for each in await runtime_reader.list() if each.follower_id == follower_id])
-        return gateway is not None and await _print_all(runtime_reader, gateway, last=last, follow=follow)
 
 
 async def _print_all(runtime_reader: RuntimeReader, gateway: Gateway, *, last: int, follow: bool) -> bool:

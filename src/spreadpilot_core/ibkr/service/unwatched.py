@@ -12,27 +12,32 @@ from spreadpilot_core.ibkr.system.wording import counted
 
 _WITHIN = 5.0
 """Seconds that the runtime has to say what runs; whoever asks wants to know first that there is no manager."""
+_TAKE_OVER = "`gateway-manager run` takes over (a service: `systemctl start gateway-manager`); `gateway-manager stop --offline --all` ends what runs."
 
 
 class UnwatchedError(GatewayManagerError):
-    """No manager answers, and gateways run all the same."""
-
-    hint = "`gateway-manager run` takes over; `gateway-manager stop --offline --all` ends what runs."
+    """No manager answers, and gateways run all the same, or may."""
 
 
 async def unwatched(settings: Settings, nobody: NoManagerError) -> UnwatchedError | None:
-    """What there is to say of them; None where none runs, a manager owns the directory, or the runtime can't be asked."""
+    """What there is to say of them; None where none runs, or a manager owns the directory."""
     if nobody.is_held:
         return None
     try:
         async with asyncio.timeout(_WITHIN), reader(settings) as runtime_reader:
             alive = sorted(each.follower_id for each in await runtime_reader.list() if each.phase.is_alive)
-    except (
-        GatewayManagerError,
-        TimeoutError,
-    ):  # whoever asks has a sentence already, and the doctor one about the runtime
-        return None
+    except GatewayManagerError as error:
+        return _unknown(nobody, error.what, error.hint)
+    except TimeoutError:
+        return _unknown(nobody, f"{settings.runtime_url} gave no answer within {_WITHIN:g} s.", None)
     if not alive:
         return None
     runs = "runs" if len(alive) == 1 else "run"
-    return UnwatchedError(f"{nobody.what} {counted(len(alive), 'gateway')} {runs} unwatched: {', '.join(alive)}.")
+    return UnwatchedError(
+        f"{nobody.what} {counted(len(alive), 'gateway')} {runs} unwatched: {', '.join(alive)}.", hint=_TAKE_OVER
+    )
+
+
+def _unknown(nobody: NoManagerError, why: str, cure: str | None) -> UnwatchedError:
+    what = f"{nobody.what} Whether gateways run unwatched can't be seen: {why}"
+    return UnwatchedError(what, hint=" ".join(filter(None, (cure, nobody.hint))))

@@ -35,6 +35,7 @@ async def _view(served: ServedApp) -> ManagerView:
         version=VERSION,
         state_dir=str(settings.state_dir),
         store=settings.store,
+        followers=settings.followers,
         runtime=settings.runtime_url,
         notices=served.manager.list_notices(),
         identity=served.manager.identity,

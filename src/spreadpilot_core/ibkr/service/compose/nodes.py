@@ -6,6 +6,7 @@ aliases cost nothing. Of a syntax error the line alone is said: the parser's own
 
 from __future__ import annotations
 
+import getpass
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ class Entry:
     node: Node
 
 
+_A_COPY = (
+    "Copy it, with the `.env` and the secrets beside it, to where that user may read (`install -d -o USER -m 0700` makes such a directory),"
+    " import it there, and remove the copy, which holds passwords."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Scalar:
     """One value, as it was written."""
@@ -60,6 +67,8 @@ def read_text(path: Path) -> str:
         return read_regular(path, longest=LONGEST).decode("utf-8-sig")
     except FileNotFoundError:
         raise ComposeError(str(path), "there is no such file") from None
+    except PermissionError:
+        raise ComposeError(str(path), f"the user {getpass.getuser()} may not read it", hint=_A_COPY) from None
     except OSError as error:
         raise ComposeError(str(path), f"it can't be read ({error.strerror or error})") from None
     except UnicodeDecodeError:

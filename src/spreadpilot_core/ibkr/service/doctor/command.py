@@ -49,6 +49,7 @@ def checks_for(settings: Settings) -> Sequence[Check]:
         *_credential_checks(),
         *_notification_checks(),
         *_http_checks(settings),
+        *_metrics_checks(settings),
         Check("clock", machine_checks.clock),
         Check("descriptors", machine_checks.descriptors),
         Check("manager", machine_checks.manager),
@@ -84,6 +85,14 @@ def _http_checks(settings: Settings) -> Sequence[Check]:
     from spreadpilot_core.ibkr.service.doctor import http_checks
 
     return [Check("http_address", http_checks.certificate)]
+
+
+def _metrics_checks(settings: Settings) -> Sequence[Check]:
+    if settings.metrics_address is None:
+        return []
+    from spreadpilot_core.ibkr.service.doctor import metrics_checks
+
+    return [Check("metrics_address", metrics_checks.metrics)]
 
 
 async def _examined(settings: Settings, checks: Sequence[Check]) -> list[Line]:

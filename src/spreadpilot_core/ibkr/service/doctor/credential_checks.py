@@ -37,7 +37,7 @@ async def stored(settings: Settings) -> Sequence[Finding]:
 def _stored(settings: Settings) -> list[Finding]:
     stored = _store(settings)
     key = settings.credentials_passphrase_file or settings.credentials_key_file or settings.state_dir / KEY_FILE_NAME
-    private = _privacy(key)
+    private = _privacy(key, _managers_user(settings))
     if not stored.path.exists():
         return [ok("There are no stored credentials."), *private]
     entries = stored.list()
@@ -45,7 +45,15 @@ def _stored(settings: Settings) -> list[Finding]:
     return [ok(f"{stored.path} opens with its key and holds {counted(len(entries), 'login')}."), *private]
 
 
-def _privacy(key: Path) -> list[Finding]:
+def _managers_user(settings: Settings) -> int:
+    """Whose the state directory is, whoever looks."""
+    try:
+        return settings.state_dir.stat().st_uid
+    except OSError:
+        return os.geteuid()
+
+
+def _privacy(key: Path, user: int) -> list[Finding]:
     try:
         there = key.stat()
     except OSError:  # missing or shut: opening the store tells
@@ -54,8 +62,9 @@ def _privacy(key: Path) -> list[Finding]:
     found = []
     if mode & 0o077:
         found.append(problem(f"Others may read or write the key {key} (mode {mode:04o}).", f"`chmod 600 {key}`"))
-    if there.st_uid != os.geteuid():
-        found.append(warning(f"The key {key} belongs to user {there.st_uid}.", f"`chown {os.geteuid()} {key}`"))
+    if there.st_uid != user:
+        what = f"The key {key} belongs to user {there.st_uid}, and the manager is user {user}."
+        found.append(warning(what, f"`chown {user} {key}` as root."))
     return found
 
 

@@ -26,6 +26,11 @@ from spreadpilot_core.ibkr.wiring import known_identities
 _ICC = "com.docker.network.bridge.enable_icc"
 _BINDING = "com.docker.network.bridge.host_binding_ipv4"
 _LOOPBACK = "127.0.0.1"
+_OUTLIVED = "Gateways outlive a restart of it (live-restore)."
+_NOT_OUTLIVED = (
+    'A restart of it, for an upgrade say, logs every gateway out, unless /etc/docker/daemon.json has `"live-restore": true`'
+    " (`systemctl reload docker` takes it)."
+)
 REGISTRY_WITHIN = 30.0
 """Seconds; the engine itself gives up on some registries only after minutes."""
 
@@ -37,10 +42,11 @@ async def _engine(settings: Settings) -> AsyncIterator[Engine]:
 
 
 async def engine(settings: Settings) -> Sequence[Finding]:
-    """Reachable, permitted, new enough."""
+    """Reachable, permitted, new enough; and what a restart of it does to the gateways."""
     async with _engine(settings) as reached:
-        await reached.facts()
-        return [ok(f"Docker Engine {reached.version} at {reached.socket}, API {reached.api_version}.")]
+        outlived = (await reached.facts()).get("LiveRestoreEnabled")
+        what = f"Docker Engine {reached.version} at {reached.socket}, API {reached.api_version}."
+        return [ok(f"{what} {_OUTLIVED if outlived else _NOT_OUTLIVED}")]
 
 
 # ---------------------------------------------------------------------------------------------- images

@@ -15,11 +15,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.client import ControlClient, NoManagerError
-from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, wanted, warning
+from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, raised, wanted, warning
 from spreadpilot_core.ibkr.service.doctor.runtime_checks import runtime_checks
+from spreadpilot_core.ibkr.service.other_store import OtherStoreError, must_be_the_managers
 from spreadpilot_core.ibkr.service.unwatched import unwatched
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.registry import read_roster, store
+from spreadpilot_core.ibkr.system.peers import ROOT
+from spreadpilot_core.ibkr.system.users import by_user
 from spreadpilot_core.ibkr.system.wording import counted
 
 _MIB = 1024 * 1024
@@ -52,8 +55,7 @@ def _state_dir(directory: Path) -> list[Finding]:
     if not stat.S_ISDIR(there.st_mode):
         return [problem(f"{directory} is no directory.", "Move it aside, or set GATEWAY_MANAGER_STATE_DIR.")]
     if there.st_uid != os.geteuid():
-        cure = "Run every command as the manager's user, or give that user the directory (`chown -R`)."
-        return [problem(f"{directory} belongs to user {there.st_uid}, and this is user {os.geteuid()}.", cure)]
+        return [_of_another(directory, there.st_uid)]
     if not os.access(directory, os.W_OK | os.X_OK):
         return [problem(f"{directory} can't be written.", f"`chmod 700 {directory}`; is it mounted read-only?")]
     found = [_room(directory)]
@@ -61,6 +63,15 @@ def _state_dir(directory: Path) -> list[Finding]:
         what = f"{directory} lets others in (mode {stat.S_IMODE(there.st_mode):04o}, {open_to:03o} too much)."
         found.append(warning(what, f"`chmod 700 {directory}`; the manager does so when it starts."))
     return found
+
+
+def _of_another(directory: Path, owner: int) -> Finding:
+    """The directory is right and this user is wrong, but where root owns what the manager is to use."""
+    me = os.geteuid()
+    cure = f"Run every command as the directory's user: {by_user(owner)}."
+    if owner == ROOT:
+        cure = f"If this is the manager's user, root gives it the directory: `chown -R {me} {directory}`."
+    return problem(f"{directory} belongs to user {owner}, and this is user {me}.", cure)
 
 
 def _to_be_made(directory: Path) -> Finding:
@@ -166,6 +177,10 @@ async def manager(settings: Settings) -> Sequence[Finding]:
         return [ok(str(error)) if left is None else warning(left.what, left.hint)]
     running = sum(each["status"] == "RUNNING" for each in gateways)
     found = [ok(f"A manager runs, with {running} of {counted(len(gateways), 'gateway')} RUNNING.")]
+    try:
+        await asyncio.to_thread(must_be_the_managers, settings)
+    except OtherStoreError as error:
+        found.append(raised(error))
     found += [
         warning(f"{each['follower_id']} is FAILED ({each['state']}).", tables.what(each))
         for each in gateways
