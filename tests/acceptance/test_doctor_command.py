@@ -280,12 +280,15 @@ def test_vault_by_its_metadata(home: Home, command: Command, tmp_path: Path) -> 
         assert "token is good" in lines["secrets"][0]["what"]
         assert "1 secret of 2" in lines["secrets"][1]["what"]
         assert problem(lines, "secrets")["what"].startswith("bob: Vault has no secret")
+        assert "vault kv put" in problem(lines, "secrets")["cure"]
         assert traces(home) == before
         told = examined(command, **access | {"VAULT_TOKEN": "s.wrong"})["secrets"]
         assert [each["verdict"] for each in told] == ["problem", "warning"]
         assert "token" in told[0]["what"]
-        assert "2 of 2 secrets are stored here" in told[1]["what"]
-    assert "unavailable" in examined(command, **access)["secrets"][0]["what"]
+        assert "stand in for 2 of 2 secrets" in told[1]["what"]
+        vault.seal()
+        assert "Unseal it" in problem(examined(command, **access), "secrets")["cure"]
+    assert "See that Vault runs" in problem(examined(command, **access), "secrets")["cure"]
 
 
 # ---------------------------------------------------------------------------------------------- a real engine
