@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
+import pymongo
 import pytest
 
 from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
@@ -18,6 +20,7 @@ from spreadpilot_core.ibkr.screens.last_pictures import _place
 from spreadpilot_core.ibkr.system.whole_files import write_whole
 from support.command import PROGRAM, Command
 from support.home import Home
+from support.mongo import may_build, mongo_database, mongo_server  # noqa: F401  # fixtures
 from support.waiting import PATIENCE
 
 PASSWORD = "pl4nted $ecret \\'\"ü"
@@ -305,11 +308,28 @@ def test_fields_are_set_and_records_checked(command: Command, tmp_path: Path) ->
 
 def test_followers_in_mongodb_are_not_edited_here(command: Command) -> None:
     """With records in MongoDB the local file is not the truth: the command says so instead of editing it in vain."""
-    done = command("followers", "list", GATEWAY_MANAGER_STORE_URL="mongodb:", MONGO_URI="mongodb://u:hidden@h")
+    done = command("followers", "enable", "x", GATEWAY_MANAGER_STORE_URL="mongodb:", MONGO_URI="mongodb://u:hidden@h")
     assert done.returncode == 1
     assert _one_sentence(done.stderr)
     assert "mongodb:" in done.stderr
     assert "hidden" not in done.stderr
+
+
+@may_build
+def test_followers_in_mongodb_are_listed(
+    command: Command,
+    mongo_server: str,  # noqa: F811  # the fixture
+    mongo_database: str,  # noqa: F811
+) -> None:
+    """A list edits nothing: it shows what is there, the faulty ones as well, or that nobody is."""
+    store = {"MONGO_URI": mongo_server, "MONGO_DB_NAME": mongo_database, "GATEWAY_MANAGER_STORE_URL": "mongodb:"}
+    assert command("followers", "list", **store).stdout == "No followers in mongodb:.\n"
+    with pymongo.MongoClient[dict[str, Any]](mongo_server) as client:
+        client[mongo_database]["followers"].insert_many(
+            [{"id": "anna", "vault_secret_ref": "ibkr/anna", "enabled": True, "state": "ACTIVE"}, {"id": "bob"}]
+        )
+    rows = json.loads(command("followers", "list", "--json", **store).stdout)
+    assert [(row["id"], bool(row["fault"])) for row in rows] == [("anna", False), ("bob", True)]
 
 
 # ---------------------------------------------------------------------------------------------- credentials

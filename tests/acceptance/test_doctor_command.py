@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
@@ -124,7 +126,29 @@ def test_beside_a_running_manager(home: Home, command: Command) -> None:
         assert (home.directory / "operations.jsonl").read_bytes() == operations
 
 
+def test_empty_records_beside_a_running_manager(command: Command) -> None:
+    """A manager that has nobody to log in has made its records: what is said of them is no word of a first start."""
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        assert examined(command)["records"][0]["what"] == "The records are empty: no follower has had a gateway yet."
+
+
 # ---------------------------------------------------------------------------------------------- something is broken
+
+
+def test_records_that_were_lost(home: Home, command: Command) -> None:
+    """Without its records no manager logs anybody in, as `status` says: a problem, with the cure."""
+    add(home, "alice")
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        wait_until(lambda: [each["state"] for each in command.json("status")] == ["ready"])
+        serving.signal(signal.SIGTERM)
+        assert serving.ends() == 0
+    for path in home.directory.glob("records.sqlite3*"):
+        path.unlink()
+    found = problem(examined(command), "records")
+    assert "Nobody logs in." in found["what"]
+    assert "--accept-lost-records" in found["cure"]
 
 
 @pytest.mark.parametrize("content", [b"no key at all", b"", None])
@@ -261,8 +285,40 @@ def test_no_mongodb(command: Command) -> None:
         GATEWAY_MANAGER_STORE_URL="mongodb:",
         MONGO_URI="mongodb://user:pl4nted@127.0.0.1:9/?serverSelectionTimeoutMS=200",
     )
-    assert [lines[name][0]["verdict"] for name in ("followers", "records")] == ["problem", "problem"]
+    assert {check for check, found in lines.items() if found[0]["verdict"] == "problem"} == {"followers", "records"}
+    for name in ("followers", "records"):
+        assert "MONGO_URI names where it listens" in lines[name][0]["cure"]
+        assert lines[name][0]["what"].count("127.0.0.1:9") == 1
+    assert "not known while the followers" in lines["secrets"][0]["what"]
+    assert "notifications" not in lines
     assert "pl4nted" not in json.dumps(lines)
+
+
+@may_build
+def test_a_collection_that_was_dropped(
+    home: Home,
+    command: Command,
+    mongo_server: str,  # noqa: F811  # the fixture
+    mongo_database: str,  # noqa: F811
+) -> None:
+    """Gateways that run without a record are a problem, named; how to add a follower is told for this store."""
+    add(home, "alice")
+    command.environment |= {
+        "MONGO_URI": mongo_server,
+        "MONGO_DB_NAME": mongo_database,
+        "GATEWAY_MANAGER_STORE_URL": "mongodb:",
+    }
+    with pymongo.MongoClient[dict[str, Any]](mongo_server) as client:
+        followers = client[mongo_database]["followers"]
+        assert f"collection followers of the database {mongo_database}" in examined(command)["followers"][0]["cure"]
+        followers.insert_one({"id": "alice", "vault_secret_ref": "ibkr/alice", "enabled": True, "state": "ACTIVE"})
+        with command.begun("run") as serving:
+            serving.says("manager started")
+            wait_until(lambda: [each["state"] for each in command.json("status")] == ["ready"])
+            followers.drop()
+            found = problem(examined(command), "followers")
+    assert found["what"] == "1 gateway runs without a record: alice."
+    assert "confirm-removals" in found["cure"]
 
 
 # ---------------------------------------------------------------------------------------------- Vault

@@ -395,6 +395,11 @@ class Settings(BaseSettings):
         return self.followers_url or self.store
 
     @property
+    def followers_are_local(self) -> bool:
+        """Whether they are in `followers.toml`, which the commands edit."""
+        return self.followers_url is None and self.store_is_local
+
+    @property
     def runtime_scheme(self) -> str:
         """Which runtime it is (see `runtimes.registry`)."""
         return self.runtime_url.partition(":")[0]

@@ -74,7 +74,11 @@ def _store(settings: Settings) -> EncryptedCredentials:
 async def references(settings: Settings) -> Sequence[Finding]:
     """Whether each enabled follower's reference names a secret that can be had."""
     names: dict[str, list[str]] = {}
-    for follower in wanted(await read_roster(settings)):
+    try:
+        followers = wanted(await read_roster(settings))
+    except GatewayManagerError:  # their own line tells why
+        return [warning("Which secrets are needed is not known while the followers can't be read.")]
+    for follower in followers:
         names.setdefault(follower.vault_secret_ref, []).append(follower.id)
     if settings.vault_enabled and settings.vault_addr:
         return await _in_vault(settings, names)
