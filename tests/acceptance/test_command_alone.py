@@ -332,6 +332,26 @@ def test_followers_in_mongodb_are_listed(
     assert [(row["id"], bool(row["fault"])) for row in rows] == [("anna", False), ("bob", True)]
 
 
+@pytest.mark.parametrize(
+    ("package", "variable", "value"),
+    [
+        ("kubernetes_asyncio", "RUNTIME_URL", "kubernetes:trading"),
+        ("opentelemetry.sdk.metrics", "METRICS_ADDRESS", "127.0.0.1:9464"),
+    ],
+)
+def test_a_package_of_an_extra_that_is_not_there(
+    command: Command, tmp_path: Path, package: str, variable: str, value: str
+) -> None:
+    """One sentence says which, and a cure that works: the package is on no index."""
+    hide = f"import sys\nsys.modules[{package!r}] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    done = command("run", **{"PYTHONPATH": str(tmp_path), f"GATEWAY_MANAGER_{variable}": value})
+    assert done.returncode == 1
+    told = f", but it needs a package that is not installed ({package.partition('.')[0]}): `pip install -r requirements/service.txt` in"
+    assert told in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 # ---------------------------------------------------------------------------------------------- credentials
 
 

@@ -60,7 +60,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection, Mapping
 
-from spreadpilot_core.ibkr.system.wording import counted, nearest
+from spreadpilot_core.ibkr.system.wording import HIDDEN, counted, nearest
 
 _OFF = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
 LONGEST_SENTENCE = 4000
@@ -84,7 +84,8 @@ class SettingsError(GatewayManagerError):
 
     def __init__(self, setting: str, value: object, allowed: str) -> None:
         self.setting = setting
-        super().__init__(f"{setting} is {value!r}, but {allowed}.")
+        said = {HIDDEN: "set", None: "not set"}.get(value) if isinstance(value, str | None) else None
+        super().__init__(f"{setting} is {said or repr(value)}, but {allowed}.")
 
 
 class AlreadyRunningError(GatewayManagerError):

@@ -31,6 +31,7 @@ from pymongo.uri_parser import parse_uri
 from spreadpilot_core.ibkr.errors import SettingsError, StoreDamagedError, StoreUnavailableError
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.mongodb.cures import cure
+from spreadpilot_core.ibkr.system.wording import HIDDEN
 from spreadpilot_core.ibkr.tasks import Tasks
 
 T = TypeVar("T")
@@ -78,9 +79,11 @@ class MongoDatabase:
         """
         uri = settings.mongo_uri
         if uri is None:
-            raise SettingsError("mongo_uri", None, "store_url is mongodb: and needs it, e.g. mongodb://localhost:27017")
+            raise SettingsError(
+                "mongo_uri", None, "store_url is mongodb: and needs it, such as mongodb://localhost:27017"
+            )
         if fault := _uri_fault(uri.get_secret_value()):
-            raise SettingsError("mongo_uri", _HIDDEN, f"it must be a MongoDB connection string: {fault}")
+            raise SettingsError("mongo_uri", HIDDEN, f"it must be a MongoDB connection string: {fault}")
         return cls(uri, settings.mongo_db_name)
 
     async def open(self) -> None:
