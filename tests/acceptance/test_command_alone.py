@@ -352,6 +352,30 @@ def test_a_package_of_an_extra_that_is_not_there(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("logs a --last x", "'--last': 'x' is no whole number from 1 on."),
+        ("logs a --last 0", "'--last': '0' is no whole number from 1 on."),
+        ("audit show --last 1.5", "'--last': '1.5' is no whole number from 1 on."),
+        ("demo --followers 101", "'--followers': '101' is no whole number from 1 to 100."),
+        ("exec a --wait x -- true", "'--wait': 'x' is no number of seconds, 0 or more."),
+        ("endpoint a --wait nan", "'--wait': 'nan' is no number of seconds, 0 or more."),
+        ("tokens add a --role boss", "'--role': 'boss' is neither viewer, trader nor operator."),
+    ],
+)
+def test_a_wrong_option_is_told_in_a_sentence_of_ours(command: Command, words: str, sentence: str) -> None:
+    """And not in those of a library."""
+    done = command(*words.split())
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"Error: Invalid value for {sentence}"
+
+
+def test_detach_asks_before_it_leaves_something_unwatched(command: Command) -> None:
+    """It ends no gateway, so its help does not say so."""
+    assert "live is left unwatched" in " ".join(command("detach", "--help").stdout.split())
+
+
 # ---------------------------------------------------------------------------------------------- credentials
 
 
