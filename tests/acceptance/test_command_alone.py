@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
+import pymongo
 import pytest
 
 from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
@@ -18,6 +20,7 @@ from spreadpilot_core.ibkr.screens.last_pictures import _place
 from spreadpilot_core.ibkr.system.whole_files import write_whole
 from support.command import PROGRAM, Command
 from support.home import Home
+from support.mongo import may_build, mongo_database, mongo_server  # noqa: F401  # fixtures
 from support.waiting import PATIENCE
 
 PASSWORD = "pl4nted $ecret \\'\"ü"
@@ -305,11 +308,72 @@ def test_fields_are_set_and_records_checked(command: Command, tmp_path: Path) ->
 
 def test_followers_in_mongodb_are_not_edited_here(command: Command) -> None:
     """With records in MongoDB the local file is not the truth: the command says so instead of editing it in vain."""
-    done = command("followers", "list", GATEWAY_MANAGER_STORE_URL="mongodb:", MONGO_URI="mongodb://u:hidden@h")
+    done = command("followers", "enable", "x", GATEWAY_MANAGER_STORE_URL="mongodb:", MONGO_URI="mongodb://u:hidden@h")
     assert done.returncode == 1
     assert _one_sentence(done.stderr)
     assert "mongodb:" in done.stderr
     assert "hidden" not in done.stderr
+
+
+@may_build
+def test_followers_in_mongodb_are_listed(
+    command: Command,
+    mongo_server: str,  # noqa: F811  # the fixture
+    mongo_database: str,  # noqa: F811
+) -> None:
+    """A list edits nothing: it shows what is there, the faulty ones as well, or that nobody is."""
+    store = {"MONGO_URI": mongo_server, "MONGO_DB_NAME": mongo_database, "GATEWAY_MANAGER_STORE_URL": "mongodb:"}
+    assert command("followers", "list", **store).stdout == "No followers in mongodb:.\n"
+    with pymongo.MongoClient[dict[str, Any]](mongo_server) as client:
+        client[mongo_database]["followers"].insert_many(
+            [{"id": "anna", "vault_secret_ref": "ibkr/anna", "enabled": True, "state": "ACTIVE"}, {"id": "bob"}]
+        )
+    rows = json.loads(command("followers", "list", "--json", **store).stdout)
+    assert [(row["id"], bool(row["fault"])) for row in rows] == [("anna", False), ("bob", True)]
+
+
+@pytest.mark.parametrize(
+    ("package", "variable", "value"),
+    [
+        ("kubernetes_asyncio", "RUNTIME_URL", "kubernetes:trading"),
+        ("opentelemetry.sdk.metrics", "METRICS_ADDRESS", "127.0.0.1:9464"),
+    ],
+)
+def test_a_package_of_an_extra_that_is_not_there(
+    command: Command, tmp_path: Path, package: str, variable: str, value: str
+) -> None:
+    """One sentence says which, and a cure that works: the package is on no index."""
+    hide = f"import sys\nsys.modules[{package!r}] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    done = command("run", **{"PYTHONPATH": str(tmp_path), f"GATEWAY_MANAGER_{variable}": value})
+    assert done.returncode == 1
+    told = f", but it needs a package that is not installed ({package.partition('.')[0]}): `pip install -r requirements/service.txt` in"
+    assert told in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("logs a --last x", "'--last': 'x' is no whole number from 1 on."),
+        ("logs a --last 0", "'--last': '0' is no whole number from 1 on."),
+        ("audit show --last 1.5", "'--last': '1.5' is no whole number from 1 on."),
+        ("demo --followers 101", "'--followers': '101' is no whole number from 1 to 100."),
+        ("exec a --wait x -- true", "'--wait': 'x' is no number of seconds, 0 or more."),
+        ("endpoint a --wait nan", "'--wait': 'nan' is no number of seconds, 0 or more."),
+        ("tokens add a --role boss", "'--role': 'boss' is neither viewer, trader nor operator."),
+    ],
+)
+def test_a_wrong_option_is_told_in_a_sentence_of_ours(command: Command, words: str, sentence: str) -> None:
+    """And not in those of a library."""
+    done = command(*words.split())
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"Error: Invalid value for {sentence}"
+
+
+def test_detach_asks_before_it_leaves_something_unwatched(command: Command) -> None:
+    """It ends no gateway, so its help does not say so."""
+    assert "live is left unwatched" in " ".join(command("detach", "--help").stdout.split())
 
 
 # ---------------------------------------------------------------------------------------------- credentials

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
 
 from spreadpilot_core.ibkr.errors import StoreUnavailableError
@@ -160,7 +162,29 @@ def test_an_identity_that_nobody_has_is_not_adopted(home: Home, command: Command
         assert not (tmp_path / "other").exists()
 
 
+def test_empty_records_beside_a_running_manager(command: Command) -> None:
+    """A manager that has nobody to log in has made its records: what is said of them is no word of a first start."""
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        assert examined(command)["records"][0]["what"] == "The records are empty: no follower has had a gateway yet."
+
+
 # ---------------------------------------------------------------------------------------------- something is broken
+
+
+def test_records_that_were_lost(home: Home, command: Command) -> None:
+    """Without its records no manager logs anybody in, as `status` says: a problem, with the cure."""
+    add(home, "alice")
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        wait_until(lambda: [each["state"] for each in command.json("status")] == ["ready"])
+        serving.signal(signal.SIGTERM)
+        assert serving.ends() == 0
+    for path in home.directory.glob("records.sqlite3*"):
+        path.unlink()
+    found = problem(examined(command), "records")
+    assert "Nobody logs in." in found["what"]
+    assert "--accept-lost-records" in found["cure"]
 
 
 @pytest.mark.parametrize("content", [b"no key at all", b"", None])
@@ -307,8 +331,40 @@ def test_no_mongodb(command: Command) -> None:
         GATEWAY_MANAGER_STORE_URL="mongodb:",
         MONGO_URI="mongodb://user:pl4nted@127.0.0.1:9/?serverSelectionTimeoutMS=200",
     )
-    assert [lines[name][0]["verdict"] for name in ("followers", "records")] == ["problem", "problem"]
+    assert {check for check, found in lines.items() if found[0]["verdict"] == "problem"} == {"followers", "records"}
+    for name in ("followers", "records"):
+        assert "MONGO_URI names where it listens" in lines[name][0]["cure"]
+        assert lines[name][0]["what"].count("127.0.0.1:9") == 1
+    assert "not known while the followers" in lines["secrets"][0]["what"]
+    assert "notifications" not in lines
     assert "pl4nted" not in json.dumps(lines)
+
+
+@may_build
+def test_a_collection_that_was_dropped(
+    home: Home,
+    command: Command,
+    mongo_server: str,  # noqa: F811  # the fixture
+    mongo_database: str,  # noqa: F811
+) -> None:
+    """Gateways that run without a record are a problem, named; how to add a follower is told for this store."""
+    add(home, "alice")
+    command.environment |= {
+        "MONGO_URI": mongo_server,
+        "MONGO_DB_NAME": mongo_database,
+        "GATEWAY_MANAGER_STORE_URL": "mongodb:",
+    }
+    with pymongo.MongoClient[dict[str, Any]](mongo_server) as client:
+        followers = client[mongo_database]["followers"]
+        assert f"collection followers of the database {mongo_database}" in examined(command)["followers"][0]["cure"]
+        followers.insert_one({"id": "alice", "vault_secret_ref": "ibkr/alice", "enabled": True, "state": "ACTIVE"})
+        with command.begun("run") as serving:
+            serving.says("manager started")
+            wait_until(lambda: [each["state"] for each in command.json("status")] == ["ready"])
+            followers.drop()
+            found = problem(examined(command), "followers")
+    assert found["what"] == "1 gateway runs without a record: alice."
+    assert "confirm-removals" in found["cure"]
 
 
 # ---------------------------------------------------------------------------------------------- Vault
@@ -326,12 +382,15 @@ def test_vault_by_its_metadata(home: Home, command: Command, tmp_path: Path) -> 
         assert "token is good" in lines["secrets"][0]["what"]
         assert "1 secret of 2" in lines["secrets"][1]["what"]
         assert problem(lines, "secrets")["what"].startswith("bob: Vault has no secret")
+        assert "vault kv put" in problem(lines, "secrets")["cure"]
         assert traces(home) == before
         told = examined(command, **access | {"VAULT_TOKEN": "s.wrong"})["secrets"]
         assert [each["verdict"] for each in told] == ["problem", "warning"]
         assert "token" in told[0]["what"]
-        assert "2 of 2 secrets are stored here" in told[1]["what"]
-    assert "unavailable" in examined(command, **access)["secrets"][0]["what"]
+        assert "stand in for 2 of 2 secrets" in told[1]["what"]
+        vault.seal()
+        assert "Unseal it" in problem(examined(command, **access), "secrets")["cure"]
+    assert "See that Vault runs" in problem(examined(command, **access), "secrets")["cure"]
 
 
 # ---------------------------------------------------------------------------------------------- a real engine

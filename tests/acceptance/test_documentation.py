@@ -47,6 +47,12 @@ def test_no_page_shows_marks_of_a_tool() -> None:
     assert [path.name for path in PAGES if "--8<--" in path.read_text()] == []
 
 
+def test_no_page_waits_for_ever() -> None:
+    """A reader whose gateway does not come up gets the shell back: a loop that waits has an end."""
+    loops = [line for path in PAGES for line in path.read_text().splitlines() if re.match(r"\$ (until|while)\b", line)]
+    assert loops == []
+
+
 def test_the_program_of_the_readme_is_the_documented_one() -> None:
     """The promise of ten lines stands in the README word for word."""
     program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

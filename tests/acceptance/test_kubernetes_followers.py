@@ -402,8 +402,9 @@ async def version(home: ObjectsHome) -> tuple[str | None, str]:
 async def test_what_changes_followers_files_says_where_they_are(home: ObjectsHome) -> None:
     """As for every store that is not edited from here."""
     command = Command(home)
-    for words in (("add", "x", "--vault-secret-ref", "ibkr/x"), ("disable", "x"), ("remove", "x", "--yes"), ("list",)):
+    for words in (("add", "x", "--vault-secret-ref", "ibkr/x"), ("disable", "x"), ("remove", "x", "--yes")):
         done = await asyncio.to_thread(command, "followers", *words)
         assert f"The followers are in kubernetes:{home.namespace}, which is not edited from here." in done.stderr
         assert "kubectl edit ibg" in done.stderr
         assert done.returncode != 0
+    assert (await asyncio.to_thread(command, "followers", "list")).returncode == 0

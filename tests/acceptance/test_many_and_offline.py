@@ -75,7 +75,9 @@ def test_gateways_that_nobody_watches_are_found_and_ended(home: Home, command: C
     assert ended.stdout.count("is STOPPED") == 3, ended.stderr
     assert asyncio.run(_running(home)) == []
     assert command("stop", "--offline", "--all").stdout == "No gateway runs.\n"
-    whys = [line["who"] for line in command.json("audit", "show", "carl") if line["act"] == "stop"]
+    stops = [line for line in command.json("audit", "show", "carl") if line["act"] == "stop"]
+    assert "detail" not in stops[-1]  # nobody had watched it
+    whys = [line["who"] for line in stops]
     assert "without a manager" in whys[0]
 
 

@@ -245,8 +245,8 @@ def test_without_the_package_one_sentence_says_which_to_install(home: Home, tmp_
     done = command("run", **without, GATEWAY_MANAGER_NOTIFY_URLS=f"json://127.0.0.1/{SECRET}")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "notify_urls is 'set (hidden)', but it needs a package that is not installed (apprise): pip install "
-        "'spreadpilot-gateway-manager[notifications]'."
+        "notify_urls is set, but it needs a package that is not installed (apprise): "
+        "`pip install -r requirements/service.txt` in the checkout brings it (docs/installing.md)."
     )
     assert command("notify", "test", **without).stderr.startswith("There is no channel.")
     slip = command("run", GATEWAY_MANAGER_CONFIG=str(_file_with(tmp_path, f'notify_url = "tgram://{SECRET}/1"')))

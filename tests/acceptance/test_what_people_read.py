@@ -153,12 +153,19 @@ def _is_whole(columns: int) -> Callable[[list[str]], bool]:
 
 
 def test_what_does_not_fit_is_counted(control: Control, command: Command) -> None:
-    """A fleet on a small terminal: the last line says how many lines more there are."""
-    control.manager.snapshots = {f"f{each:02}": a_snapshot(f"f{each:02}", **WELL) for each in range(30)}
+    """A fleet on a small terminal: the last line says how many lines more there are, and who needs a human is seen."""
+    fleet = {f"f{each:02}": a_snapshot(f"f{each:02}", **WELL) for each in range(30)}
+    fleet["f28"] = a_snapshot("f28", State.NEEDS_HUMAN, reason="The login waits for a human.")
+    fleet["f29"] = a_snapshot("f29", State.AWAITING_2FA, reason="The phone is asked.")
+    control.manager.snapshots = fleet
     with terminal(command.environment, "status", "--watch", lines=12) as shown:
         rows = shown.until(lambda rows: "Ctrl-C ends." in rows[-1])
         assert re.search(r"… \d+ lines more", "\n".join(rows))
         assert rows[0].startswith("FOLLOWER")
+        assert [row.split()[0] for row in rows if re.match(r"f\d\d", row)][:3] == ["f28", "f29", "f00"]
+        shown.resize(100, 80)
+        rows = shown.until(lambda rows: any(row.startswith("f27") for row in rows))
+        assert [row.split()[0] for row in rows if re.match(r"f\d\d", row)] == sorted(fleet)
 
 
 def test_audit_and_followers_are_whole_at_80_columns(home: Home, command: Command) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from ib_async import IB
 from spreadpilot_core.ibkr.errors import GatewayManagerError, SettingsError, UnknownFollowerError, WrongTradingModeError
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 from spreadpilot_core.ibkr.model.events import ClientStale, Event, GatewayReady, StateChanged
-from spreadpilot_core.ibkr.model.states import GatewayStatus
+from spreadpilot_core.ibkr.model.states import GatewayStatus, State
 from spreadpilot_core.ibkr.remote import ManagerAwayError, RemoteGatewayManager, held_client
 from spreadpilot_core.ibkr.supervision.client_leases import KIND
 from support.home import PATIENCE, Home, eventually
@@ -151,6 +152,27 @@ async def test_a_lease_that_somebody_took_costs_no_connection(
     assert await remote.get_client("alice") is ib
     await remote.restart_gateway("alice")
     assert (await remote.get_client("alice")).client.clientId != ib.client.clientId
+
+
+async def test_who_gives_up_while_the_phone_is_asked_is_told_so(home: Home) -> None:
+    """`connect` says how the gateway stands, as `exec` and `endpoint` do, and not only that the time is over."""
+    asked = {"followers": {"alice": {"laps": [{"second_factor": "pending"}]}}}
+    await asyncio.to_thread((home.directory / "scripts.json").write_text, json.dumps(asked))
+    program = """
+import sys
+from spreadpilot_core.ibkr import remote
+remote.connect("alice", 2, url=sys.argv[1])
+"""
+    async with home.manager() as manager:
+        await eventually(lambda: manager.get_gateway("alice").state is State.AWAITING_2FA)
+        url = f"unix:{home.directory}"
+        command = [sys.executable, "-c", program, url]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        seen = manager.get_gateway("alice")
+    said = done.stderr.splitlines()[-1]
+    assert "GatewayNotReadyError: The gateway of alice is awaiting_2fa: " in said
+    assert seen.reason is not None
+    assert seen.reason[:40] in said
 
 
 async def test_no_manager_is_an_error_that_says_where_it_was_looked_for(tmp_path: Path) -> None:

@@ -88,11 +88,21 @@ def test_a_token_file_is_read_when_it_is_needed(bao: BaoServer, tmp_path: Path, 
     assert vault.read("ibkr/f1").user == "edemo"
 
 
-@pytest.mark.parametrize("access", [{}, {"token": "no-such-token"}, {"token_file": Path("/no/such/file")}])
-def test_without_a_good_token_vault_is_unavailable(access: dict[str, Any], connect: Connect, proxy: TcpProxy) -> None:
+@pytest.mark.parametrize(
+    ("access", "told"),
+    [
+        ({}, "no token is given. Set VAULT_TOKEN"),
+        ({"token": "no-such-token"}, "our token is no longer good, or never was. Put a good one into VAULT_TOKEN;"),
+        ({"token_file": Path("/no/such/file")}, "no token is given, and /no/such/file has none. Set VAULT_TOKEN"),
+        ({"secret_id": "s"}, "a secret id is given without a role id. Set VAULT_ROLE_ID"),
+    ],
+)
+def test_without_a_good_token_vault_is_unavailable(
+    access: dict[str, Any], told: str, connect: Connect, proxy: TcpProxy
+) -> None:
     """No token, a wrong one, a missing file: that says nothing about the secret, and no retry would help."""
     vault = connect(address=proxy.address, **access)
-    with pytest.raises(AwayError, match="our token is no longer good, or never was"):
+    with pytest.raises(AwayError, match=told):
         vault.read("ibkr/f1")
     assert len([request for request in proxy.requests if "/data/" in request]) == 2
 
@@ -152,11 +162,24 @@ def test_approle_logs_in_again_when_its_token_is_gone(bao: BaoServer, connect: C
 
 
 def test_a_wrong_approle_makes_vault_unavailable(bao: BaoServer, connect: Connect) -> None:
-    """Vault's own words are told; the secret id isn't."""
+    """Vault's own words are told, and what to correct; the secret id isn't."""
     role, _ = bao.approle("couriers", "reader")
-    with pytest.raises(AwayError, match="invalid role or secret ID") as away:
+    with pytest.raises(AwayError, match=r"invalid role or secret ID\. Correct VAULT_ROLE_ID") as away:
         connect(role_id=role, secret_id="wrong-secret-id").read("ibkr/f1")
     assert "wrong-secret-id" not in str(away.value)
+    with pytest.raises(AwayError, match="No secret id is given: set VAULT_SECRET_ID"):
+        connect(role_id=role).read("ibkr/f1")
+    with pytest.raises(AwayError, match="No secret id is in /no/such, which VAULT_SECRET_ID_FILE names"):
+        connect(role_id=role, secret_id_file=Path("/no/such")).read("ibkr/f1")
+
+
+def test_a_sealed_vault_says_how_to_unseal_it(tmp_path: Path, connect: Connect) -> None:
+    """What is wrong is the seal, and no address or token."""
+    with BaoServer(tmp_path / "sealed") as bao:
+        bao.seal()
+        with pytest.raises(AwayError, match=r"it is sealed\. Unseal it") as away:
+            connect(address=bao.address, token=bao.root.token).read("ibkr/f1")
+    assert "VAULT_ADDR" not in str(away.value)
 
 
 def test_a_namespace_is_entered(bao: BaoServer, connect: Connect) -> None:
@@ -180,14 +203,19 @@ def test_certificates_are_checked_and_shown(tmp_path: Path, connect: Connect) ->
         bao.put("ibkr/f1", IB_USER="edemo", IB_PASS="p")
         good = {"address": bao.address, "token": bao.root.token, "verify": str(certificates.authority)}
         assert connect(**good, certificate=ours).read("ibkr/f1").user == "edemo"
-        for wrong in (
-            {**good, "certificate": ours, "verify": str(certificates.stranger)},
-            {**good, "certificate": ours, "verify": True},
-            {**good, "certificate": ours, "verify": str(tmp_path / "none.pem")},
-            {**good, "certificate": ours, "address": bao.address.replace("https", "http")},
-            good,
+        stranger, missing = str(certificates.stranger), str(tmp_path / "none.pem")
+        for wrong, told in (
+            ({**good, "certificate": ours, "verify": stranger}, r"VAULT_CACERT vouches for\. Set VAULT_CACERT"),
+            ({**good, "certificate": ours, "verify": True}, r"VAULT_CACERT vouches for\. Set VAULT_CACERT"),
+            ({**good, "certificate": ours, "verify": missing}, f"{missing}, can't be read. VAULT_CACERT"),
+            ({**good, "certificate": (missing, ours[1])}, f"{missing}, which VAULT_CLIENT_CERT names, can't be read"),
+            (
+                {**good, "certificate": ours, "address": bao.address.replace("https", "http")},
+                "with https:// where it has",
+            ),
+            (good, "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY"),
         ):
-            with pytest.raises(AwayError, match="unavailable"):
+            with pytest.raises(AwayError, match=told):
                 connect(**wrong).read("ibkr/f1")
 
 
@@ -224,7 +252,7 @@ def test_missing_deleted_undeleted_destroyed(bao: BaoServer, connect: Connect) -
             with pytest.raises(SecretGoneError, match=sentence):
                 ask("ibkr/life")
 
-    both_say("Vault has no secret secret/ibkr/life")
+    both_say(r"Vault has no secret secret/ibkr/life\. Write it")
     bao.put("ibkr/life", username="u", password="one")
     bao.put("ibkr/life", username="u", password="two")
     assert vault.read("ibkr/life").version.shown == "2"
@@ -317,11 +345,26 @@ def test_a_page_of_somebody_else_is_no_word_of_vaults(
         server.shutdown()
 
 
-@pytest.mark.parametrize("address", ["nonsense", "http://", "http://127.0.0.1:1", "https://no-such-host.invalid"])
-def test_an_address_where_nothing_is(address: str, connect: Connect) -> None:
-    """A wrong, closed or unknown address is unavailable, in a sentence of ours that names it."""
-    with pytest.raises(AwayError, match=f"Vault at {address} is unavailable"):
+@pytest.mark.parametrize(
+    ("address", "cure"),
+    [
+        ("nonsense", "begins with https://"),
+        ("vault.example:8200", "begins with https://"),
+        ("http://", "begins with https://"),
+        ("http://127.0.0.1:1", "See that Vault runs"),
+        ("https://no-such-host.invalid", r"its host name does not resolve\. Correct the name"),
+    ],
+)
+def test_an_address_where_nothing_is(address: str, cure: str, connect: Connect) -> None:
+    """A wrong, closed or unknown address is unavailable, in a sentence of ours that names it and its own cure."""
+    with pytest.raises(AwayError, match=f"Vault at {address} is unavailable: .*{cure}"):
         connect(address=address, token="t").read("ibkr/f1")
+
+
+def test_an_address_without_tls(bao: BaoServer, connect: Connect) -> None:
+    """https:// to a Vault that speaks http:// is told from a certificate that nobody knows."""
+    with pytest.raises(AwayError, match=r"does not speak TLS\. Set VAULT_ADDR to http://"):
+        connect(address=bao.address.replace("http", "https"), token="t").read("ibkr/f1")
 
 
 def test_a_token_that_no_header_takes_is_not_quoted(connect: Connect) -> None:

@@ -282,8 +282,10 @@ def test_a_password_is_the_one_that_the_gateway_got(compose: ComposeFiles, writt
 @pytest.mark.parametrize(
     ("written", "why"),
     [
-        ("", "TWS_PASSWORD or IBC_PASSWORD is missing or empty"),
+        ("", "docker-compose.yml:6: TWS_PASSWORD or IBC_PASSWORD is missing or empty"),
         ("${NOBODYS_PASSWORD}", "NOBODYS_PASSWORD is set neither in this shell nor in .env"),
+        ("${NOPE}", "docker-compose.yml:6: TWS_PASSWORD or IBC_PASSWORD is missing or empty: NOPE is set neither"),
+        ("${NOPE}", "or the file that --env-file names"),
         ("$HUNTER2", "TWS_PASSWORD or IBC_PASSWORD is missing or empty."),
         ("0123", "TWS_PASSWORD has no quotes"),
         ("1_000", "TWS_PASSWORD has no quotes"),
@@ -302,7 +304,7 @@ def test_a_doubtful_password_is_refused_by_its_line(compose: ComposeFiles, writt
     else:
         (problem,) = found.problems
         assert why in problem
-        assert problem.startswith(("docker-compose.yml:6: ", "docker-compose.yml:2: "))
+        assert problem.startswith("docker-compose.yml:6: ")
         assert "hunter2" not in problem.lower()
 
 

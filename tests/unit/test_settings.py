@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,19 @@ def test_settings_do_not_change() -> None:
 def test_every_form_of_an_images_name_is_taken(name: str) -> None:
     """With a registry, a port, a tag, a digest, or as the engine's own id."""
     assert Settings.read(gateway_image=name).gateway_options.image == name
+
+
+def test_a_command_that_another_terminal_may_not_find_is_named_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the demo, whose environment was activated nowhere; where the PATH has the command its name is enough."""
+    program = tmp_path / "bin/gateway-manager"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program), "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings = Settings(state_dir=tmp_path / "of its own")
+    assert settings.command == f"GATEWAY_MANAGER_STATE_DIR='{tmp_path}/of its own' {program}"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert settings.command == f"GATEWAY_MANAGER_STATE_DIR='{tmp_path}/of its own' gateway-manager"

@@ -61,7 +61,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection, Mapping
 
-from spreadpilot_core.ibkr.system.wording import counted, nearest
+from spreadpilot_core.ibkr.system.wording import HIDDEN, counted, nearest
 
 _OFF = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
 LONGEST_SENTENCE = 4000
@@ -85,7 +85,8 @@ class SettingsError(GatewayManagerError):
 
     def __init__(self, setting: str, value: object, allowed: str) -> None:
         self.setting = setting
-        super().__init__(f"{setting} is {value!r}, but {allowed}.")
+        said = {HIDDEN: "set", None: "not set"}.get(value) if isinstance(value, str | None) else None
+        super().__init__(f"{setting} is {said or repr(value)}, but {allowed}.")
 
 
 class AlreadyRunningError(GatewayManagerError):
@@ -94,8 +95,7 @@ class AlreadyRunningError(GatewayManagerError):
     def __init__(self, state_dir: object, holder: str) -> None:
         super().__init__(
             f"Another gateway manager ({holder}) owns {state_dir}.",
-            hint="A program beside it takes its clients from it (`remote.connect`), which logs nobody out. To take its place, end it "
-            "with `gateway-manager detach`, which leaves its gateways for this one; or give this one a state_dir and followers of its own.",
+            hint="Clients come from it by `remote.connect`. To take its place, end it with `gateway-manager detach`, which logs nobody out.",
         )
 
 

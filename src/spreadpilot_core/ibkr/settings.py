@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -52,6 +54,9 @@ FULL_LOGINS = 12
 def _bare(name: str) -> AliasChoices:
     """Read with the prefix, which wins, and without it."""
     return AliasChoices(f"{PREFIX}{name}".upper(), name, name.upper())
+
+
+_PROGRAM = "gateway-manager"
 
 
 class Settings(BaseSettings):
@@ -367,12 +372,10 @@ class Settings(BaseSettings):
             known = type(self).read().state_dir
         except SettingsError:
             known = None
-        named = (
-            ""
-            if known == self.state_dir
-            else f"GATEWAY_MANAGER_STATE_DIR={shlex.quote(str(self.state_dir.absolute()))} "
-        )
-        return f"{named}gateway-manager"
+        if known == self.state_dir:
+            return _PROGRAM
+        directory = shlex.quote(str(self.state_dir.absolute()))
+        return f"GATEWAY_MANAGER_STATE_DIR={directory} {_this_program()}"
 
     @property
     def store(self) -> str:
@@ -393,6 +396,11 @@ class Settings(BaseSettings):
     def followers(self) -> str:
         """The URL of what the followers are in: the store's, unless another one is named."""
         return self.followers_url or self.store
+
+    @property
+    def followers_are_local(self) -> bool:
+        """Whether they are in `followers.toml`, which the commands edit."""
+        return self.followers_url is None and self.store_is_local
 
     @property
     def runtime_scheme(self) -> str:
@@ -473,3 +481,10 @@ def _allowed(message: str) -> str:
     text = message.removeprefix("Value error, ")
     text = text.partition(", unable to")[0].replace("Input should be", "must be", 1)
     return text if text.startswith("must") else f"must hold: {text[0].lower()}{text[1:]}"
+
+
+def _this_program() -> str:
+    """The command as another terminal finds it: by its path where this is the command and the PATH does not have it."""
+    path = Path(sys.argv[0])
+    is_hidden = path.name == _PROGRAM and shutil.which(_PROGRAM) is None
+    return shlex.quote(str(path.absolute())) if is_hidden else _PROGRAM

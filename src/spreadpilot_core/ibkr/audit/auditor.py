@@ -107,18 +107,11 @@ class Auditor:
             RecordsLostError: the trail tells of logins that the store should know.
             AuditError: the trail can't be read, or the operator's word can't be written.
         """
-        if not await asyncio.to_thread(self._tells_of_logins):
+        if not await asyncio.to_thread(tells_of_logins, self._trail):
             return
         if not accepted:
             raise RecordsLostError
         await self.write(ACCEPTED, {"detail": "the record store was empty"})
-
-    def _tells_of_logins(self) -> bool:
-        """Whether a password was delivered since an operator last took a loss upon himself."""
-        delivered = False
-        for entry in self._trail.entries():
-            delivered = entry.get("act") == "deliver" or (delivered and entry.get("act") != ACCEPTED)
-        return delivered
 
     async def write(self, act: str, facts: Mapping[str, str | None]) -> None:
         """Write what an operator is about to have done, `facts` as for `note`; it is on the disk when this returns.
@@ -168,3 +161,11 @@ class Auditor:
         return self._trail.append(
             "gap", who=self._who, detail=f"{counted(count, 'line')}, while the trail could not be written"
         )
+
+
+def tells_of_logins(trail: AuditTrail) -> bool:
+    """Whether a password was delivered since an operator last took a loss of the records upon himself. Raises `AuditError`."""
+    delivered = False
+    for entry in trail.entries():
+        delivered = entry.get("act") == "deliver" or (delivered and entry.get("act") != ACCEPTED)
+    return delivered

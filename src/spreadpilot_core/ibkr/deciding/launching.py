@@ -242,8 +242,8 @@ def _rejection(s: Situation) -> Decision | None:
         return None
     action = _reread_secret(s)
     then = (
-        f"Store the right password, and it logs in by itself; {s.seen.command('launch')} has it looked at now, and "
-        f"{s.seen.command('launch', '--retry-login')} tries the same one again."
+        f"Store the right password, and it logs in by itself; {s.seen.command('launch')} has it looked at now. "
+        f"Only where this one is right all the same, {s.seen.command('launch', '--retry-login')} tries it once more."
     )
     return s.verdict(State.NEEDS_HUMAN, reason, then, action=action)
 

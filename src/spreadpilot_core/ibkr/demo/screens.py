@@ -122,7 +122,8 @@ class LiveScreen:
 
     def picture(self) -> Picture:
         """Everything that is on the screen now."""
-        return Picture(tables.gateways(self._gateways), tuple(self._sentences), self._offer)
+        short = tables.gateways(tables.needy_first(self._gateways))
+        return Picture(tables.gateways(self._gateways), tuple(self._sentences), self._offer, short_top=short)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from opentelemetry import metrics, trace
 
 from spreadpilot_core.ibkr.errors import SettingsError
 from spreadpilot_core.ibkr.seams import UNMEASURED, Instrumentation
+from spreadpilot_core.ibkr.system.wording import not_installed
 
 SERVICE_NAME = "gateway-manager"
 FLUSHED_WITHIN = 3.0
 """Seconds that the end of the service waits for traces, and again for metrics, to be sent."""
-EXTRA = "pip install 'spreadpilot-gateway-manager[telemetry]'"
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _OTLP = "opentelemetry.exporter.otlp.proto"
@@ -72,7 +72,7 @@ def measuring(metrics_address: str | None) -> Measuring:
 
         from spreadpilot_core.ibkr.instrumentation.exposition import Exposition  # noqa: PLC0415
     except ImportError as error:
-        raise SettingsError("metrics_address", metrics_address, _missing(error)) from None
+        raise SettingsError("metrics_address", metrics_address, not_installed(error)) from None
     exposition = Exposition()
     if isinstance(provider, MeterProvider):
         provider.add_metric_reader(exposition.reader)
@@ -173,7 +173,7 @@ def _made_exporter(environ: Mapping[str, str], signal: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)()
     except ImportError as error:
-        raise SettingsError(f"OTEL_{signal}_EXPORTER", exporter, _missing(error)) from None
+        raise SettingsError(f"OTEL_{signal}_EXPORTER", exporter, not_installed(error)) from None
 
 
 def _resource() -> Any:
@@ -185,7 +185,3 @@ def _resource() -> Any:
     if str(found.attributes.get(NAME, "")).startswith("unknown_service"):
         return found.merge(Resource({NAME: SERVICE_NAME}))
     return found
-
-
-def _missing(error: ImportError) -> str:
-    return f"needs a package that is not installed ({error.name}): {EXTRA}"

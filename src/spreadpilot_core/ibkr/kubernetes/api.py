@@ -20,14 +20,19 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import aiohttp
-import kubernetes_asyncio.client.api_client
-import kubernetes_asyncio.client.configuration
-import kubernetes_asyncio.config
 
-from spreadpilot_core.ibkr.errors import LaunchError, RuntimeUnavailableError
+from spreadpilot_core.ibkr.errors import LaunchError, RuntimeUnavailableError, SettingsError
 from spreadpilot_core.ibkr.kubernetes.connecting import ACCOUNT, Access
 from spreadpilot_core.ibkr.seams import unguarded
+from spreadpilot_core.ibkr.system.wording import not_installed
 from spreadpilot_core.ibkr.telemetry import get_logger
+
+try:
+    import kubernetes_asyncio.client.api_client
+    import kubernetes_asyncio.client.configuration
+    import kubernetes_asyncio.config
+except ImportError as error:  # an extra of this package
+    raise SettingsError("runtime_url or followers_url", "kubernetes:", not_installed(error)) from None
 
 log = get_logger(__name__)
 

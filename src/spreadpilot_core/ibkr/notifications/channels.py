@@ -18,9 +18,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from spreadpilot_core.ibkr.errors import SettingsError
-from spreadpilot_core.ibkr.system.wording import HIDDEN
+from spreadpilot_core.ibkr.system.wording import HIDDEN, not_installed
 
-EXTRA = "pip install 'spreadpilot-gateway-manager[notifications]'"
 _TALKATIVE = ("apprise", "urllib3", "urllib3.connectionpool", "urllib3.util.retry", "requests", "requests_oauthlib")
 _STATUS = re.compile(r"error=(\d{3})\b")
 _here = threading.local()
@@ -58,8 +57,7 @@ def must_be_there(setting: str) -> None:
     try:
         _apprise()
     except ImportError as error:
-        missing = f"it needs a package that is not installed ({error.name}): {EXTRA}"
-        raise SettingsError(setting, HIDDEN, missing) from None
+        raise SettingsError(setting, HIDDEN, not_installed(error)) from None
 
 
 def must_be_usable(urls: Sequence[SecretStr], setting: str) -> None:
@@ -93,7 +91,7 @@ def send(url: SecretStr, title: str, body: str, level: str) -> str | None:
             done = channel.notify(title=title, body=body, notify_type=kind, body_format="text")
             return None if done else _why(heard)
     except ImportError as error:
-        return f"A package is not installed ({error.name}): {EXTRA}."
+        return f"It can't be used: {not_installed(error)}."
     except Exception as error:  # noqa: BLE001  # of a plugin of apprise; its text may hold anything
         return f"{type(error).__name__} inside apprise."
 

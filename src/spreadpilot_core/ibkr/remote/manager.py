@@ -40,6 +40,8 @@ from spreadpilot_core.ibkr.tasks import Backoff, Tasks
 
 WAIT = 120.0
 """Seconds that `get_client` waits by itself: `max_startup_time` as it is by default."""
+_REASON_WITHIN = 2.0
+"""Seconds that a manager has to say why a gateway is not ready, once the time for it is over."""
 
 
 class RemoteGatewayManager:
@@ -188,11 +190,24 @@ class RemoteGatewayManager:
         if not self._ends_with_program:
             self._ends_with_program = True
             atexit.register(_end_with_program, weakref.ref(self), loop)
-        return loop.run_until_complete(self._client(follower_id, timeout, require))
+        return loop.run_until_complete(self._client_or_reason(follower_id, timeout, require))
 
     def close(self) -> None:
         """`stop()` for a program without `async`."""
         loop_of_this_thread(instead="await manager.stop()").run_until_complete(self.stop())
+
+    async def _client_or_reason(self, follower_id: str, seconds: float | None, require: str | None) -> Any:
+        """Where the time was over before the manager has said why there is no client, it is asked how the gateway stands."""
+        try:
+            return await self._client(follower_id, seconds, require)
+        except GatewayNotReadyError as late:
+            seen = None
+            with contextlib.suppress(TimeoutError, GatewayManagerError):
+                async with asyncio.timeout(_REASON_WITHIN):
+                    seen = await self.get_gateway(follower_id)
+            if seen is None or seen.state is State.READY:
+                raise
+            raise GatewayNotReadyError(follower_id, seen.state.value, seen.reason, seen.next_action) from late
 
     async def _client(self, follower_id: str, seconds: float | None, require: str | None) -> Any:
         required = TradingMode(require) if require is not None else None

@@ -29,7 +29,9 @@ from spreadpilot_core.ibkr.service.options import (
     Url,
     Wait,
     Yes,
+    YesUnwatched,
     fail,
+    whole_number,
 )
 from spreadpilot_core.ibkr.service.surroundings import make_files_private
 from spreadpilot_core.ibkr.service.usage import Commands
@@ -116,7 +118,8 @@ def root(
 @app.command(short_help="Watch simulated gateways fail and recover.")
 def demo(
     followers: Annotated[
-        int, typer.Option("--followers", min=1, max=100, metavar="N", help="How many simulated gateways.")
+        int,
+        typer.Option("--followers", parser=whole_number(most=100), metavar="N", help="How many simulated gateways."),
     ] = 3,
     page: Annotated[bool, typer.Option("--page", help="Show it in a browser too.")] = False,
     once: Annotated[bool, typer.Option("--once", help="End when all are RUNNING, and print the final table.")] = False,
@@ -160,7 +163,7 @@ def run(
 
 
 @app.command(short_help="End the manager, leave the gateways.")
-def detach(yes: Yes = False) -> None:
+def detach(yes: YesUnwatched = False) -> None:
     """End the running manager and leave its gateways, unwatched, for the next one."""
     from spreadpilot_core.ibkr.service import gateway_commands
 
@@ -311,7 +314,7 @@ def endpoint(
 def logs(
     follower: Follower,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with every new line until Ctrl-C.")] = False,
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many lines.")] = 200,
+    last: Annotated[int, typer.Option("--last", metavar="N", parser=whole_number(), help="How many lines.")] = 200,
 ) -> None:
     """Show what a follower's gateway prints, or the last words of the one before; needs no running manager."""
     from spreadpilot_core.ibkr.service import log_commands

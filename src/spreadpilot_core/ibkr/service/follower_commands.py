@@ -34,9 +34,9 @@ class ForeignStoreError(GatewayManagerError):
 
 
 def show(*, as_json: bool) -> None:
-    """Print every record of the file."""
+    """Print every record, wherever they are."""
     settings = Settings.read()
-    roster = followers_file.list_followers(followers_file_of(settings), ports=settings.host_ports)
+    roster = asyncio.run(read_roster(settings))
     rows = [_row(follower) for follower in roster.usable.values()]
     rows += [{"id": faulty.id, "fault": faulty.fault} for faulty in roster.faulty.values()]
     if as_json:
@@ -47,8 +47,10 @@ def show(*, as_json: bool) -> None:
         headings = [column.upper() for column in columns]
         cells = [[row.get(column) for column in columns] for row in shown]
         tables.console().print(tables.table(headings, cells, below=_BELOW))
-    else:
+    elif settings.followers_are_local:
         print("No followers. `gateway-manager followers add` adds one.")
+    else:
+        print(f"No followers in {settings.followers}.")
 
 
 def add(follower: str, *, vault_secret_ref: str, live: bool, account: str | None, enabled: bool) -> None:
@@ -163,7 +165,7 @@ def followers_file_of(settings: Settings | None = None) -> Path:
     """The file that the settings name. Raises `ForeignStoreError` where the followers are in another store, and `OtherStoreError`."""
     settings = settings or Settings.read()
     must_be_the_managers(settings)
-    if settings.followers_url is not None or not settings.store_is_local:
+    if not settings.followers_are_local:
         raise ForeignStoreError(settings)
     return settings.local_store_dir / followers_file.FILE_NAME
 

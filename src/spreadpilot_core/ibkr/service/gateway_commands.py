@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
@@ -250,18 +250,21 @@ def _watch_on_a_terminal(client: ControlClient, follower: str | None) -> None:
     from spreadpilot_core.ibkr.service.screen import Picture, live
 
     console = tables.console()
-    shown = _shown(_fetch(client, follower), follower)
+    gateways = _fetch(client, follower)
+    shown = _shown(gateways, follower)
     try:
         with live(console, Picture(shown)) as screen:
             while True:
-                shown = _shown(_fetch(client, follower), follower)
-                screen.update(Picture(shown, bottom=_until_ctrl_c()), refresh=True)
+                short = _shown(tables.needy_first(gateways), follower)
+                screen.update(Picture(shown, bottom=_until_ctrl_c(), short_top=short), refresh=True)
                 time.sleep(_POLL_EVERY)
+                gateways = _fetch(client, follower)
+                shown = _shown(gateways, follower)
     finally:
         console.print(shown)
 
 
-def _shown(gateways: list[dict[str, Any]], follower: str | None) -> RenderableType:
+def _shown(gateways: Sequence[Mapping[str, Any]], follower: str | None) -> RenderableType:
     return tables.gateways(gateways) if follower is None else tables.gateway(gateways[0])
 
 

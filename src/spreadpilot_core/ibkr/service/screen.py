@@ -31,6 +31,8 @@ class Picture:
     sentences: Sequence[Text] = ()
     """Oldest first; as many of the newest ones are shown as there is room for."""
     bottom: RenderableType | None = None
+    short_top: RenderableType | None = None
+    """The top where its end has no room: with what matters most first."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it for this width and height."""
@@ -38,7 +40,10 @@ class Picture:
         top, bottom = _lines(console, options, self.top), _lines(console, options, self.bottom)
         said = [line for each in self.sentences for line in _lines(console, options, each)]
         room = max(1, options.size.height - len(bottom))
-        top = _shortened(top, room - min(len(said), _SENTENCES) - bool(said), console, options)
+        top_room = room - min(len(said), _SENTENCES) - bool(said)
+        if len(top) > top_room and self.short_top is not None:
+            top = _lines(console, options, self.short_top)
+        top = _shortened(top, top_room, console, options)
         left = room - len(top) - 1
         drawn = [*top, *([[], *said[-left:]] if said and left > 0 else []), *bottom]
         for number, line in enumerate(drawn):

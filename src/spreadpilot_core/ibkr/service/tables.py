@@ -105,6 +105,17 @@ def gateways(snapshots: Iterable[Row], *, now: datetime | None = None) -> Render
     return Grid(tuple(columns), [[cell(each) for cell in columns.values()] for each in snapshots], below=below)
 
 
+def needy_first(snapshots: Iterable[Row]) -> list[Row]:
+    """Whoever waits for a human first, then whoever is not ready, else in the order given."""
+
+    def rank(each: Row) -> int:
+        if each["status"] == "FAILED" or each["state"] == "awaiting_2fa":
+            return 0
+        return 1 if each["status"] == "STARTING" or each["state"] == "degraded" else 2
+
+    return sorted(snapshots, key=rank)
+
+
 def _without_repeats(snapshots: Iterable[Row]) -> dict[str, str]:
     """What there is to say of each follower; a sentence that is another one's too is said there alone."""
     first: dict[str, str] = {}

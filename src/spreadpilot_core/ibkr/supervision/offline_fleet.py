@@ -57,7 +57,7 @@ class OfflineFleet(Fleet):
         )
         self.roster.end()  # from here on it is said here what is wanted
         for supervisor in chosen:
-            supervisor.stop_by_operator()
+            supervisor.stop_by_operator(knows_state=False)
             supervisor.want(Wanted.STOP, STOPPED)
         limit = self._settings.stop_grace + 30
         gone = await asyncio.gather(*(each.until_gone(limit) for each in chosen))

@@ -368,9 +368,13 @@ class GatewaySupervisor:
         facts.keep_record(replace(record, stopped_by_operator=False))
         return self.ask()
 
-    def stop_by_operator(self) -> None:
-        """To be remembered: only an operator's launch starts it again. No full disk keeps anybody from it."""
-        self._services.auditor.note("stop", by=OPERATOR.get(), **self._overridden())
+    def stop_by_operator(self, *, knows_state: bool = True) -> None:
+        """To be remembered: only an operator's launch starts it again. No full disk keeps anybody from it.
+
+        `knows_state`: a manager saw how it stood; without one, what it was just found as says nothing.
+        """
+        stood = self._overridden() if knows_state else self._overridden() | {"detail": None}
+        self._services.auditor.note("stop", by=OPERATOR.get(), **stood)
         self.facts.requests.end_login()
         self.facts.keep_record(replace(self.facts.record, stopped_by_operator=True))
 

@@ -1,4 +1,4 @@
-"""Grammar of sentences about a number of things, the names nearest to one that is not known, and what stands for a secret."""
+"""Clauses that several sentences share: numbers of things, the nearest known name, a missing package, what stands for a secret."""
 
 from __future__ import annotations
 
@@ -19,3 +19,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     folded = {each.strip().casefold(): each for each in sorted(known, reverse=True)}
     found = get_close_matches(name.strip().casefold(), folded, n=1, cutoff=0.6)
     return folded[found[0]] if found else None
+
+
+def not_installed(error: ImportError) -> str:
+    """What a setting needs that an extra of this package would have brought; a clause for `SettingsError`."""
+    package = (error.name or "").partition(".")[0]
+    cure = "`pip install -r requirements/service.txt` in the checkout brings it (docs/installing.md)"
+    return f"it needs a package that is not installed ({package}): {cure}"

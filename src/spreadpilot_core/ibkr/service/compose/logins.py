@@ -51,7 +51,7 @@ def find_login(values: Values, service: Service, *, for_paper: bool) -> FoundLog
     password = values.find(*password_names, or_none=True)
     for value, names in ((user, user_names), (password, password_names)):
         if value is None:
-            values.refuse(service.place, _missing(service, names, for_paper=for_paper))
+            values.refuse(*_missing(service, names, for_paper=for_paper))
     if user is None or password is None or not _is_sound(values, user) or not _is_sound(values, password):
         return None
     name = user.text.strip()
@@ -78,17 +78,16 @@ def find_login(values: Values, service: Service, *, for_paper: bool) -> FoundLog
     )
 
 
-def _missing(service: Service, names: tuple[str, str], *, for_paper: bool) -> str:
-    wanted = " or ".join(names)
-    unset = [
-        each
-        for name in names
-        if name in service.variables
-        for each in service.variables[name].unset
-        if _REFERENCE.fullmatch(each)
-    ]
-    why = f": {', '.join(unset)} is set neither in this shell nor in .env" if unset else ""
-    return f"{wanted} is missing or empty{', and the trading mode is both' if for_paper else ''}{why}."
+def _missing(service: Service, names: tuple[str, str], *, for_paper: bool) -> tuple[Place, str]:
+    """Where the entry stands, if there is one, and why it gives nothing."""
+    entries = [service.variables[name] for name in names if name in service.variables]
+    unset = [each for entry in entries for each in entry.unset if entry.is_reference or _REFERENCE.fullmatch(each)]
+    why = ""
+    if unset:
+        verb = "is" if len(unset) == 1 else "are"
+        why = f": {', '.join(unset)} {verb} set neither in this shell nor in .env (or the file that --env-file names)"
+    wanted = f"{' or '.join(names)} is missing or empty{', and the trading mode is both' if for_paper else ''}{why}."
+    return entries[0].place if entries else service.place, wanted
 
 
 def _is_sound(values: Values, value: Value) -> bool:

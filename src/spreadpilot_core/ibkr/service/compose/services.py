@@ -41,6 +41,8 @@ class Variable:
     place: Place
     unset: tuple[str, ...] = ()
     """Variables in its value that nobody sets."""
+    is_reference: bool = False
+    """Its whole value is one variable, `${NAME}`."""
     is_exact: bool = True
     """False: YAML reads a number that Compose writes otherwise than it stands there."""
     is_shared: bool = False
@@ -125,7 +127,12 @@ class ServiceReader:
                 if path.exists() or is_required:
                     for name, line in read_env_file(path, self._lookup, is_raw=is_raw).items():
                         yield Variable(
-                            name=name, value=line.filled.text, place=line.place, unset=line.filled.unset, is_shared=True
+                            name=name,
+                            value=line.filled.text,
+                            place=line.place,
+                            unset=line.filled.unset,
+                            is_reference=line.filled.is_reference,
+                            is_shared=True,
                         )
 
     def _env_file(self, layer: Layer, node: Node) -> tuple[Path, bool, bool]:
@@ -165,7 +172,14 @@ class ServiceReader:
             filled = fill(scalar.text, self._lookup)
         except VariableError as error:
             raise ComposeError(place, f"{shown_name(name)} {error}") from None
-        return Variable(name=name, value=filled.text, place=place, unset=filled.unset, is_exact=scalar.is_exact)
+        return Variable(
+            name=name,
+            value=filled.text,
+            place=place,
+            unset=filled.unset,
+            is_reference=filled.is_reference,
+            is_exact=scalar.is_exact,
+        )
 
     # ------------------------------------------------------------------ ports and files
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", re.ASCII)
 _DEEPEST = 16
 """Defaults inside of defaults."""
 _MOST_GROWTH = 16 * 1024
@@ -32,6 +33,8 @@ class Filled:
     text: str = field(repr=False)
     unset: tuple[str, ...] = ()
     """Names that nobody sets and that have no default: nothing stands in their place."""
+    is_reference: bool = False
+    """The whole text was one variable in braces: its name is none of the words of a password."""
 
 
 Lookup = Callable[[str], Filled | None]
@@ -51,7 +54,8 @@ def fill(text: str, lookup: Lookup) -> Filled:
         VariableError: a dollar sign begins no variable, or one that must be set is not.
     """
     unset: list[str] = []
-    return Filled(_filled(text, lookup, unset, _DEEPEST), tuple(dict.fromkeys(unset)))
+    filled = _filled(text, lookup, unset, _DEEPEST)
+    return Filled(filled, tuple(dict.fromkeys(unset)), is_reference=_REFERENCE.fullmatch(text) is not None)
 
 
 def _filled(text: str, lookup: Lookup, unset: list[str], depth: int) -> str:

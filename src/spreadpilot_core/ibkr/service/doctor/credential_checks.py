@@ -83,7 +83,11 @@ def _store(settings: Settings) -> EncryptedCredentials:
 async def references(settings: Settings) -> Sequence[Finding]:
     """Whether each enabled follower's reference names a secret that can be had."""
     names: dict[str, list[str]] = {}
-    for follower in wanted(await read_roster(settings)):
+    try:
+        followers = wanted(await read_roster(settings))
+    except GatewayManagerError:  # their own line tells why
+        return [warning("Which secrets are needed is not known while the followers can't be read.")]
+    for follower in followers:
         names.setdefault(follower.vault_secret_ref, []).append(follower.id)
     if settings.vault_enabled and settings.vault_addr:
         return await _in_vault(settings, names)
@@ -127,7 +131,7 @@ async def _in_vault(settings: Settings, names: Mapping[str, Sequence[str]]) -> l
     errors = {ref: each for ref, each in zip(asked, answers, strict=True) if isinstance(each, GatewayManagerError)}
     away = [each for each in errors.values() if not isinstance(each, CredentialsRefusedError) and not _is_shut(each)]
     if away:
-        return [_vault_away(away[0]), await asyncio.to_thread(_stand_ins, settings, names)]
+        return [raised(away[0]), *(await asyncio.to_thread(_stand_ins, settings, names))]
     good = ok(f"Vault at {settings.vault_addr} answers, and the token is good.")
     errors.pop(_PROBE, None)
     shut = [
@@ -142,15 +146,14 @@ def _is_shut(error: GatewayManagerError) -> bool:
     return error.what.startswith(_NOT_ALLOWED)
 
 
-def _vault_away(error: GatewayManagerError) -> Finding:
-    found = raised(error)
-    return found if found.cure else problem(found.what, "Check VAULT_ADDR and the token (`vault token lookup`).")
-
-
-def _stand_ins(settings: Settings, names: Mapping[str, Sequence[str]]) -> Finding:
+def _stand_ins(settings: Settings, names: Mapping[str, Sequence[str]]) -> list[Finding]:
+    if not names:
+        return []
     try:
         stored_refs = {entry.ref for entry in _store(settings).list()}
     except GatewayManagerError as error:
-        return raised(error)
-    here = sum(canonical_ref(ref, mount=settings.vault_mount) in stored_refs for ref in names)
-    return warning(f"While Vault can't be used, {here} of {counted(len(names), 'secret')} are stored here.")
+        return [raised(error)]
+    missing = [ref for ref in names if canonical_ref(ref, mount=settings.vault_mount) not in stored_refs]
+    here = f"{len(names) - len(missing)} of {counted(len(names), 'secret')}"
+    cure = f"`gateway-manager credentials set {missing[0]} --username USER` stores one." if missing else None
+    return [warning(f"While Vault can't be used, stored logins stand in for {here}.", cure)]

@@ -6,6 +6,7 @@ import asyncio
 import stat
 from collections.abc import Sequence
 
+from spreadpilot_core.ibkr.errors import GatewayManagerError
 from spreadpilot_core.ibkr.notifications import channels
 from spreadpilot_core.ibkr.notifications.audience import Channel
 from spreadpilot_core.ibkr.notifications.audience import channels as channels_of
@@ -20,8 +21,11 @@ from spreadpilot_core.ibkr.system.wording import counted
 async def notifications(settings: Settings) -> Sequence[Finding]:
     """Nothing where there is no channel."""
     urls = await asyncio.to_thread(fleet_urls, settings)
-    roster = await read_roster(settings)
-    return await asyncio.to_thread(_findings, settings, channels_of(urls, roster.usable.values()))
+    try:
+        followers = list((await read_roster(settings)).usable.values())
+    except GatewayManagerError:  # the followers' own line tells why
+        followers = []
+    return await asyncio.to_thread(_findings, settings, channels_of(urls, followers))
 
 
 def _findings(settings: Settings, known: Sequence[Channel]) -> list[Finding]:

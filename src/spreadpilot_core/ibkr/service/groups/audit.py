@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from spreadpilot_core.ibkr.service.options import Json, new_group
+from spreadpilot_core.ibkr.service.options import Json, new_group, whole_number
 
 group = new_group("Who read which secret, and who overrode what.")
 
@@ -14,7 +14,7 @@ group = new_group("Who read which secret, and who overrode what.")
 @group.command("show")
 def show_audit(
     follower: Annotated[str | None, typer.Argument(metavar="FOLLOWER", help="Only this one's lines.")] = None,
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many lines.")] = 50,
+    last: Annotated[int, typer.Option("--last", metavar="N", parser=whole_number(), help="How many lines.")] = 50,
     as_json: Json = False,
 ) -> None:
     """Show the newest lines of the audit trail."""

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import Enum
 from typing import Annotated
 
 import typer
 
-from spreadpilot_core.ibkr.service.options import Json, new_group
+from spreadpilot_core.ibkr.service.options import Json, new_group, role
 
 group = new_group("Who may ask at http_address; needs no running manager.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What the audit trail calls it.", show_default=False)]
-
-
-class RoleName(str, Enum):
-    """As `access.callers.Role`, which a command that shows its help does not load."""
-
-    viewer = "viewer"
-    trader = "trader"
-    operator = "operator"
 
 
 def _moment(text: str) -> datetime:
@@ -35,10 +26,14 @@ def _moment(text: str) -> datetime:
 @group.command("add", short_help="Make a token.")
 def add_token(
     name: Name,
-    role: Annotated[
-        RoleName,
+    role_name: Annotated[
+        str,
         typer.Option(
-            "--role", help="viewer reads; trader also uses gateways; operator does everything.", show_default=False
+            "--role",
+            parser=role,
+            metavar="viewer|trader|operator",
+            help="viewer reads; trader also uses gateways; operator does everything.",
+            show_default=False,
         ),
     ],
     followers: Annotated[
@@ -55,7 +50,7 @@ def add_token(
     """Make a token and print it, this one time; keep it where only its program reads it."""
     from spreadpilot_core.ibkr.service import token_commands
 
-    token_commands.add(name, role=role.value, followers=followers, expires_at=expires)
+    token_commands.add(name, role=role_name, followers=followers, expires_at=expires)
 
 
 @group.command("list")

@@ -30,6 +30,8 @@ from pymongo.uri_parser import parse_uri
 
 from spreadpilot_core.ibkr.errors import SettingsError, StoreDamagedError, StoreUnavailableError
 from spreadpilot_core.ibkr.settings import Settings
+from spreadpilot_core.ibkr.store.mongodb.cures import cure
+from spreadpilot_core.ibkr.system.wording import HIDDEN
 from spreadpilot_core.ibkr.tasks import Tasks
 
 T = TypeVar("T")
@@ -64,7 +66,8 @@ class MongoDatabase:
         self._is_open = False
         self._closing = asyncio.Event()
         self._tasks = Tasks("MongoDB")
-        self.label = f"MongoDB at {_hosts(uri.get_secret_value())}"
+        self._host = _hosts(uri.get_secret_value())
+        self.label = f"MongoDB at {self._host}"
         """What to call it; never with a user or password."""
 
     @classmethod
@@ -76,9 +79,11 @@ class MongoDatabase:
         """
         uri = settings.mongo_uri
         if uri is None:
-            raise SettingsError("mongo_uri", None, "store_url is mongodb: and needs it, e.g. mongodb://localhost:27017")
+            raise SettingsError(
+                "mongo_uri", None, "store_url is mongodb: and needs it, such as mongodb://localhost:27017"
+            )
         if fault := _uri_fault(uri.get_secret_value()):
-            raise SettingsError("mongo_uri", _HIDDEN, f"it must be a MongoDB connection string: {fault}")
+            raise SettingsError("mongo_uri", HIDDEN, f"it must be a MongoDB connection string: {fault}")
         return cls(uri, settings.mongo_db_name)
 
     async def open(self) -> None:
@@ -293,7 +298,9 @@ class MongoDatabase:
         raise trouble
 
     def _trouble(self, error: Exception) -> StoreUnavailableError:
-        return StoreUnavailableError(f"{self.label} can't be used: {self._said(error)}.")
+        said = self._said(error)
+        code = error.code if isinstance(error, OperationFailure) else None
+        return StoreUnavailableError(f"{self.label} can't be used: {said}.", hint=cure(said, code))
 
     def _said(self, error: Exception) -> str:
         """The error's own words, short and without any secret."""
@@ -304,7 +311,8 @@ class MongoDatabase:
             text = text.partition(end)[0]
         for secret in self._hidden:
             text = text.replace(secret, _HIDDEN)
-        return text.strip().partition("\n")[0].rstrip(".")
+        said = text.strip().partition("\n")[0].rstrip(".")
+        return said.removeprefix(f"{self._host}: ")
 
 
 class _DuplicateError(StoreUnavailableError):

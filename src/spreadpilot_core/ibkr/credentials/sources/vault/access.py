@@ -87,7 +87,7 @@ class VaultAccess:
         method = self.auth_method or (APPROLE if self.role_id else TOKEN)
         if method not in SHOWN:
             reason = f"VAULT_AUTH_METHOD is {method[:40]!r}, and must be {', '.join(list(SHOWN)[:-1])} or {KUBERNETES}"
-            raise UnreadyError(reason, may_pass=False)
+            raise UnreadyError(reason, may_pass=False, hint="Correct it, or leave it out for a token or AppRole.")
         return method
 
     @property
@@ -99,18 +99,19 @@ class VaultAccess:
         """The token that somebody else made for us, as it is now."""
         return None if self.gets_own_token else self.token or _content(self.token_file)
 
+    def given_secret_id(self) -> str | None:
+        """The secret id of AppRole, as it is now; a role may do without."""
+        return self.secret_id or _content(self.secret_id_file)
+
     def login(self) -> tuple[str, Mapping[str, Any]]:
         """Where the method of login is mounted, and what is said there. Raises `UnreadyError` where something is missing."""
         method = self.method
         if method == APPROLE:
-            return self.approle_mount, {
-                "role_id": self.role_id,
-                "secret_id": self.secret_id or _content(self.secret_id_file),
-            }
+            return self.approle_mount, {"role_id": self.role_id, "secret_id": self.given_secret_id()}
         if method == KUBERNETES and self.auth_role is None:
-            raise UnreadyError(
-                "VAULT_AUTH_ROLE does not name the role that the service account logs in as", may_pass=False
-            )
+            reason = "VAULT_AUTH_ROLE does not name the role that the service account logs in as"
+            hint = f"Set it; `vault list auth/{self.auth_mount or method}/role` names the roles."
+            raise UnreadyError(reason, may_pass=False, hint=hint)
         role = {} if self.auth_role is None else {"role": self.auth_role}
         return self.auth_mount or method, {**role, "jwt": self._jwt()}
 
@@ -118,12 +119,9 @@ class VaultAccess:
         path = self.jwt_file or SERVICE_ACCOUNT_TOKEN
         if content := _content(path):
             return content
-        where = (
-            ""
-            if self.jwt_file
-            else ", where Kubernetes gives a pod its service account's; VAULT_JWT_FILE names another"
-        )
-        raise UnreadyError(f"there is no JWT in {path}{where}", may_pass=False)
+        where = "" if self.jwt_file else ", where Kubernetes gives a pod its service account's"
+        hint = "Set VAULT_JWT_FILE to the file that has one, and have whoever writes it do so."
+        raise UnreadyError(f"there is no JWT in {path}{where}", may_pass=False, hint=hint)
 
 
 def _path(value: str | None) -> Path | None:

@@ -25,14 +25,17 @@ _PIECE = 2**16
 
 _STANDBY = (472, 473)
 _FIRST_ERROR, _FIRST_FAULT = 400, 500
+_ALONE = "It passes by itself; if it stays, Vault's own log says why."
+_IN_STANDBY = "`vault status` tells of its cluster: it answers once one of it is active."
 _REASONS = {
-    408: "it does not answer in time",
-    412: "it has not caught up yet",
-    429: "it limits how often we may ask",
-    501: "it is not initialized",
-    503: "it is in standby or starting",
-    **dict.fromkeys(_STANDBY, "it is in standby"),
+    408: ("it does not answer in time", _ALONE),
+    412: ("it has not caught up yet", _ALONE),
+    429: ("it limits how often we may ask", "Raise the limit (`vault list sys/quotas/rate-limit`), or wait."),
+    501: ("it is not initialized", "Initialize it (`vault operator init`)."),
+    503: ("it is in standby or starting", _IN_STANDBY),
+    **dict.fromkeys(_STANDBY, ("it is in standby", _IN_STANDBY)),
 }
+_SEALED = ("it is sealed", "Unseal it (`vault operator unseal`).")
 
 
 class NotVaultError(Exception):
@@ -42,9 +45,10 @@ class NotVaultError(Exception):
 class UnreadyError(Exception):
     """Vault can't be asked now; the text is the reason. `may_pass`: perhaps in a second, so that a retry makes sense."""
 
-    def __init__(self, reason: str, *, may_pass: bool = True) -> None:
+    def __init__(self, reason: str, *, hint: str, may_pass: bool = True) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.hint = hint
         self.may_pass = may_pass
 
 
@@ -83,7 +87,8 @@ def content_of(response: Response) -> Mapping[str, Any]:
     """
     content = _parsed(response)
     if response.status_code >= _FIRST_FAULT or response.status_code in _REASONS:
-        raise UnreadyError(_reason(response.status_code, content))
+        reason, hint = _reason(response.status_code, content)
+        raise UnreadyError(reason, hint=hint)
     is_vaults = content is not None and isinstance(content.get("errors", []), list)
     if response.status_code >= _FIRST_ERROR:
         if content is None or not is_vaults or not content.keys() & {"errors", "data"}:
@@ -115,10 +120,11 @@ def _parsed(response: Response) -> Mapping[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _reason(status: int, content: Mapping[str, Any] | None) -> str:
+def _reason(status: int, content: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Why it can't be asked, and the cure."""
     if status == 503 and content is not None and "sealed" in str(content.get("errors")).lower():  # noqa: PLR2004  # HTTP
-        return "it is sealed"
-    return _REASONS.get(status, f"it answered with a server error ({status})")
+        return _SEALED
+    return _REASONS.get(status, (f"it answered with a server error ({status})", _ALONE))
 
 
 class BoundedAdapter(HTTPAdapter):

@@ -17,6 +17,8 @@ VERSIONED = 2
 """The version of the engine that keeps versions of secrets."""
 PAIRS = (("IB_USER", "IB_PASS"), ("TWS_USERID", "TWS_PASSWORD"), ("username", "password"))
 
+_WRITE = "Write it (`vault kv put`), or correct vault_secret_ref."
+
 
 def content(where: str, data: Mapping[str, Any]) -> tuple[Mapping[str, Any], SecretVersion]:
     """The keys and values in a read of version 2, and which version it is.
@@ -46,7 +48,7 @@ def pair(where: str, values: Mapping[str, Any]) -> tuple[str, str]:
     keys = cut(", ".join(sorted(values)) or "no keys at all")
     wanted = ", or ".join(f"{user} and {password}" for user, password in PAIRS)
     msg = f"The secret {where} has {keys}; it needs {wanted}."
-    raise CredentialsRefusedError(msg)
+    raise CredentialsRefusedError(msg, hint="Write it anew with both of a pair.")
 
 
 def version(where: str, number: int, created: object) -> SecretVersion:
@@ -67,7 +69,7 @@ def newest(where: str, metadata: Mapping[str, Any]) -> SecretVersion:
     entry = versions.get(str(number)) if isinstance(versions, dict) else versions
     if entry is None:
         msg = f"Vault has no version of {where}."
-        raise SecretGoneError(msg)
+        raise SecretGoneError(msg, hint=_WRITE)
     if not isinstance(entry, dict):
         raise _misshapen(where, "versions")
     gone = entry.get("deletion_time")
@@ -90,7 +92,11 @@ def missing(where: str, answer: Mapping[str, Any], *, mount: str) -> Credentials
     if isinstance(metadata, dict) and metadata:
         number = metadata.get("version")
         return deleted(where, number if type(number) is int else 0)
-    return unmounted(where, mount) if answer.get("errors") else SecretGoneError(f"Vault has no secret {where}.")
+    return (
+        unmounted(where, mount)
+        if answer.get("errors")
+        else SecretGoneError(f"Vault has no secret {where}.", hint=_WRITE)
+    )
 
 
 def softened(refusal: CredentialsRefusedError) -> CredentialsRefusedError:

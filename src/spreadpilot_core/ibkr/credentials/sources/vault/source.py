@@ -27,14 +27,13 @@ from requests.utils import get_environ_proxies
 
 from spreadpilot_core.ibkr.credentials.sources.backoff import AwayError, SharedBackoff
 from spreadpilot_core.ibkr.credentials.sources.source import Credentials, SecretGoneError, SecretVersion
-from spreadpilot_core.ibkr.credentials.sources.vault import secrets
-from spreadpilot_core.ibkr.credentials.sources.vault.access import SHOWN, VaultAccess
+from spreadpilot_core.ibkr.credentials.sources.vault import cures, secrets
+from spreadpilot_core.ibkr.credentials.sources.vault.access import VaultAccess
 from spreadpilot_core.ibkr.credentials.sources.vault.answers import (
     BoundedAdapter,
     NoError,
     NotVaultError,
     UnreadyError,
-    cut,
     data_of,
 )
 from spreadpilot_core.ibkr.credentials.spans import timed
@@ -136,7 +135,7 @@ class VaultCredentials:
         try:
             return self._tries.submit(copy_context().run, work).result(TRY_TIME)
         except TimeoutError:
-            raise self._away(f"it did not answer within {TRY_TIME:.0f} s", may_pass=True) from None
+            raise self._away(UnreadyError(f"it did not answer within {TRY_TIME:.0f} s", hint=cures.REACH)) from None
 
     def _proven(self, path: str, call: Callable[[Any, str], T]) -> tuple[int, T]:
         """Ask; when that is forbidden find out whether it is the secret or our token, and take a new token once."""
@@ -151,9 +150,8 @@ class VaultCredentials:
                         raise self._no(path, no, call, is_proven=leadership == "good" and no.is_own) from None
                     self._session.drop(client)
         except _FAILURES as error:
-            reason, may_pass = _reason(error)
-            raise self._away(reason, may_pass=may_pass) from None
-        raise self._away("our token is no longer good, or never was", may_pass=False)
+            raise self._away(cures.unready(error)) from None
+        raise self._away(cures.unknown_token(self._access))
 
     @property
     def _mount_path(self) -> str:
@@ -205,8 +203,9 @@ class VaultCredentials:
             f"Vault answered {where} with {no.said}.", hint="See to it in Vault; it is asked again from time to time."
         )
 
-    def _away(self, reason: str, *, may_pass: bool) -> AwayError:
-        return AwayError(f"Vault at {self._access.address} is unavailable: {reason}.", may_pass=may_pass)
+    def _away(self, why: UnreadyError) -> AwayError:
+        what = f"Vault at {self._access.address} is unavailable: {why.reason}."
+        return AwayError(what, may_pass=why.may_pass, hint=why.hint)
 
 
 class _Session:
@@ -251,6 +250,8 @@ class _Session:
 
     def _open(self) -> Any:
         access = self._access
+        if missing := cures.missing_certificates(access):
+            raise missing
         client = hvac.Client(
             adapter=RawAdapter,
             url=access.address,
@@ -277,8 +278,7 @@ class _Session:
             answer = _asked(client, "post", format_url("/v1/auth/{mount}/login", mount=mount), json=said)
             token = data_of(answer, "auth").get("client_token")
         except NoError as no:
-            how = SHOWN[self._access.method]
-            raise UnreadyError(f"it answered our login by {how} with {no.said}", may_pass=False) from None
+            raise cures.no_login(self._access, mount, no.said) from None
         if not isinstance(token, str):
             raise NotVaultError
         return token
@@ -327,24 +327,3 @@ def _may_see(client: Any, mount_path: str) -> bool:
 
 def _seconds(value: object) -> int:
     return value if type(value) is int and value > 0 else 0
-
-
-_REASONS: tuple[tuple[type[Exception], str, bool], ...] = (
-    (NotVaultError, "what answers there is not Vault", False),
-    (transport.SSLError, "its certificate is not one that VAULT_CACERT vouches for", False),
-    (transport.Timeout, "it does not answer", True),
-    (transport.ConnectionError, "the connection was refused or lost", True),
-    (transport.ChunkedEncodingError, "the connection was lost", True),
-)
-
-
-def _reason(error: Exception) -> tuple[str, bool]:
-    """Why Vault can't be used, and whether that may pass; text that could quote a header is not repeated."""
-    for kind, reason, may_pass in _REASONS:
-        if isinstance(error, kind):
-            return reason, may_pass
-    if isinstance(error, UnreadyError):
-        return error.reason, error.may_pass
-    if isinstance(error, transport.RequestException | UnicodeError):
-        return f"the request could not be made ({type(error).__name__})", False
-    return cut(f"{error}"), False
