@@ -143,4 +143,4 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path: Path) -> None:
         "except SettingsError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "spreadpilot-gateway-manager[telemetry]" in done.stdout
+    assert "pip install -r requirements/service.txt" in done.stdout

@@ -36,6 +36,7 @@ class ForeignStoreError(GatewayManagerError):
 def show(*, as_json: bool) -> None:
     """Print every record, wherever they are."""
     settings = Settings.read()
+    must_be_the_managers(settings)
     roster = asyncio.run(read_roster(settings))
     rows = [_row(follower) for follower in roster.usable.values()]
     rows += [{"id": faulty.id, "fault": faulty.fault} for faulty in roster.faulty.values()]
