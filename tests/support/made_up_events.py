@@ -59,7 +59,7 @@ def rejected(name: str, seconds: float, version: str = "1", user: str | None = N
     """IBKR did not accept its password."""
     sentence = f"IBKR did not accept user name and password of {user or name} (secret version {version})."
     action = (
-        f"Store the right password, and it logs in by itself; `gateway-manager launch {name}` has it looked at now."
+        f"Store the right password, and it logs in by itself, at once with `gateway-manager launch {name}`."
     )
     code = ReasonCode.PASSWORD_REJECTED
     return state(name, State.NEEDS_HUMAN, seconds, code, sentence=sentence, action=action, secret_version=version)

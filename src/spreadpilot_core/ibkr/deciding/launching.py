@@ -242,7 +242,7 @@ def _rejection(s: Situation) -> Decision | None:
         return None
     action = _reread_secret(s)
     then = (
-        f"Store the right password, and it logs in by itself; {s.seen.command('launch')} has it looked at now. "
+        f"Store the right password, and it logs in by itself, at once with {s.seen.command('launch')}. "
         f"Only where this one is right all the same, {s.seen.command('launch', '--retry-login')} tries it once more."
     )
     return s.verdict(State.NEEDS_HUMAN, reason, then, action=action)
