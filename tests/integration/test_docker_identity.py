@@ -11,6 +11,7 @@ import pytest
 from spreadpilot_core.ibkr.errors import IdentityInUseError
 from spreadpilot_core.ibkr.gateway_manager import GatewayManager
 from spreadpilot_core.ibkr.model.events import StateChanged
+from spreadpilot_core.ibkr.model.reasons import ReasonCode
 from spreadpilot_core.ibkr.model.states import State
 from support.docker_bench import (  # noqa: F401  # fixtures
     DEADLINE,
@@ -49,6 +50,20 @@ async def healthy(manager: GatewayManager, *follower_ids: str) -> None:
     )
 
 
+async def is_held_back_while_another_user_is_stored(home: DockerHome, manager: GatewayManager) -> None:
+    """The gateway that it adopts is nobody's to trade on before its user is that of the follower's login."""
+    own, home.users = home.users, "somebody-elses-"
+    await home.set_password("alice")
+    await manager.start()
+    await eventually(
+        lambda: seen(manager, "alice").reason_code is ReasonCode.WRONG_USER, lambda: seen(manager, "alice")
+    )
+    assert await manager.get_client("alice", timeout=0) is None
+    home.users = own
+    await home.set_password("alice")
+    await healthy(manager, "alice")
+
+
 async def test_a_second_manager_with_the_same_prefix_logs_nobody_out(home: DockerHome, neighbour: DockerHome) -> None:
     """It names and leaves the first one's gateways until an operator says that the first has ended; then it adopts them."""
     await home.add_on("ibcontroller", "alice")
@@ -77,8 +92,7 @@ async def test_a_second_manager_with_the_same_prefix_logs_nobody_out(home: Docke
     assert "--accept-lost-records" in str(seen(heir, "alice").reason)
     await heir.detach()
     heir = neighbour.manager(accept_lost_records=True)
-    await heir.start()
-    await healthy(heir, "alice")
+    await is_held_back_while_another_user_is_stored(neighbour, heir)
     assert home.lives() == before
     trail = [json.loads(line) for line in (neighbour.directory / "audit.jsonl").read_text().splitlines()]
     assert [line["act"] for line in trail].count("adopt-from") == 1

@@ -58,9 +58,7 @@ def lost_ibkr(name: str, seconds: float) -> events.StateChanged:
 def rejected(name: str, seconds: float, version: str = "1", user: str | None = None) -> events.StateChanged:
     """IBKR did not accept its password."""
     sentence = f"IBKR did not accept user name and password of {user or name} (secret version {version})."
-    action = (
-        f"Store the right password, and it logs in by itself, at once with `gateway-manager launch {name}`."
-    )
+    action = f"Store the right password, and it logs in by itself, at once with `gateway-manager launch {name}`."
     code = ReasonCode.PASSWORD_REJECTED
     return state(name, State.NEEDS_HUMAN, seconds, code, sentence=sentence, action=action, secret_version=version)
 
