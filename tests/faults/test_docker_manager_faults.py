@@ -210,8 +210,8 @@ async def test_a_paused_gateway(bench: Bench) -> None:
 
 
 async def test_a_paused_gateway_that_is_resumed(bench: Bench) -> None:
-    """`docker unpause` in time: the same container goes on, with the same client."""
-    async with watched(bench) as it:
+    """`docker unpause` in time, however long this machine takes for it: the same container goes on, with the same client."""
+    async with watched(bench, heartbeat_timeout=300.0) as it:
         before, client = it.home.lives(), await it.manager.get_client(VICTIM)
         await it.post("pause")
         await it.not_ready(VICTIM)
