@@ -75,6 +75,17 @@ class MongoServer:
         """SIGSTOP and SIGCONT freeze it and lift that."""
         assert self._process is not None
         self._process.send_signal(number)  # none is sent to a process that has ended
+        if number == signal.SIGSTOP:  # which a busy machine carries out later
+            wait_until(self._is_frozen)
+
+    def _is_frozen(self) -> bool:
+        """Whether none of its threads runs any more."""
+        assert self._process is not None
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        try:
+            return all(each.read_text().rpartition(")")[2].split()[0] in "tT" for each in tasks.glob("*/stat"))
+        except OSError:  # one of them has just ended
+            return False
 
     @property
     def is_running(self) -> bool:
