@@ -231,6 +231,31 @@ def test_disabling_a_live_follower_asks(home: Home, command: Command, words: tup
     assert _on_a_terminal(command.environment, ("followers", *words), "n")[0] == 0
 
 
+def test_removing_a_login_that_somebody_uses_asks(command: Command) -> None:
+    """Whoever is logged in stays so, and can't log in again: all of them are named. One that nobody uses goes at once."""
+    for ref in ("ibkr/one", "ibkr/two"):
+        assert command("credentials", "set", ref, "--username", "u", "--password-stdin", said=b"pw").returncode == 0
+    for name, more in (("lena", ["--live"]), ("paula", []), ("dora", ["--disabled"])):
+        assert command("followers", "add", name, "--vault-secret-ref", "ibkr/one", *more).returncode == 0
+    code, shown = _on_a_terminal(command.environment, ("credentials", "remove", "ibkr/one"), "n")
+    assert (code, "lena (LIVE), paula log in with ibkr/one" in " ".join(shown.split())) == (1, True)
+    assert "ibkr/one" in command("credentials", "list").stdout
+    assert _on_a_terminal(command.environment, ("credentials", "remove", "ibkr/two"), "n")[0] == 0
+    assert _on_a_terminal(command.environment, ("credentials", "remove", "ibkr/one"), "y")[0] == 0
+    assert "ibkr/one" not in command("credentials", "list").stdout
+
+
+def test_a_login_given_to_a_second_follower_is_told(command: Command) -> None:
+    """Beforehand, and by `followers check`: IBKR has one user logged in once."""
+    for name in ("lena", "paula"):
+        assert command("followers", "add", name, "--vault-secret-ref", f"ibkr/{name}", "--live").returncode == 0
+    told = "paula: Its login ibkr/lena is lena's as well"
+    done = command("followers", "set", "paula", "vault_secret_ref=ibkr/lena")
+    assert (done.returncode, told in done.stderr) == (0, True)
+    assert told in command("followers", "check").stdout
+    assert "as well" not in command("followers", "set", "paula", "enabled=false").stderr
+
+
 def test_removing_a_live_follower_asks(home: Home, command: Command) -> None:
     """The record of one that trades live goes only by a yes; a paper one goes at once."""
     for name, live in (("paula", []), ("lena", ["--live"])):

@@ -262,3 +262,21 @@ def test_any_garbage_is_accounted_for(documents: list[Any]) -> None:
         assert fault.fault.endswith((".", ")"))
         assert "\n" not in fault.fault
         assert len(fault.fault) < 500
+
+
+def test_one_login_of_several_followers_is_told_to_each_who_wants_a_gateway() -> None:
+    """However the reference is written: IBKR has one user logged in once. Who is disabled takes it from nobody."""
+    documents = [
+        {"id": name, "vault_secret_ref": ref, "enabled": enabled}
+        for name, ref, enabled in (
+            ("anna", "ibkr/one", True),
+            ("ben", "/ibkr/one", True),
+            ("carl", "ibkr/two", True),
+            ("dora", "ibkr/two", False),
+        )
+    ]
+    told = parse_roster(documents).notices
+    assert set(told) == {"anna", "ben"}
+    assert "Its login ibkr/one is ben's as well" in told[FollowerId("anna")][0]
+    documents.append({"id": "emil", "vault_secret_ref": "ibkr/one", "enabled": True})
+    assert "that of 2 others, such as anna" in parse_roster(documents).notices[FollowerId("ben")][0]

@@ -441,10 +441,10 @@ class RecordsLostError(StoreUnavailableError):
     def __init__(self) -> None:
         super().__init__(
             "The record store is empty, and the audit trail tells of logins: its records are lost, and with them which"
-            " logins failed in the last 24 hours, which passwords were rejected and which gateways an operator stopped."
-            " Nobody logs in.",
-            hint="Put `records.sqlite3` (or the MongoDB database) back; or, once no login of the last 24 hours is missed"
-            " (IBKR locks a user after 10 that failed), start with `gateway-manager run --accept-lost-records`.",
+            " logins failed in the last 24 hours, which passwords were rejected, which gateways an operator stopped and"
+            " which stay in paper until live is confirmed. Nobody logs in.",
+            hint="Put `records.sqlite3` (or the MongoDB database) back; or, once IBKR saw no failed login for 24 hours (it locks a"
+            " user at 10), and who is enabled, or live, should be, start with `gateway-manager run --accept-lost-records`.",
         )
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from spreadpilot_core.ibkr.errors import LoginRefusedError
 from spreadpilot_core.ibkr.model import events
-from spreadpilot_core.ibkr.model.followers import FollowerId
+from spreadpilot_core.ibkr.model.followers import FollowerId, TradingMode
 from spreadpilot_core.ibkr.model.reasons import ReasonCode
 from spreadpilot_core.ibkr.model.states import State
 from support.made_up_fleet import ANNA, PASSWORD, World, world_in
@@ -181,6 +182,28 @@ async def test_an_adopted_gateway_is_used_while_its_secret_can_not_be_read(tmp_p
             assert not manager.fleet.ready
             assert manager.supervisor().facts.gateway_view.connection is None
         assert world.typed("anna") == 1
+
+
+@SHAPES
+@in_made_up_time
+async def test_an_adopted_paper_gateway_goes_on_while_its_record_asks_for_live(tmp_path: Path, pods: bool) -> None:
+    """Its login is that of before the change, so there is nothing to compare: it is used, and an operator's word brings live."""
+    async with world_in(tmp_path, pods=pods) as world:
+        await _left_without_records(world)
+        world.change("anna", trading_mode="live")
+        async with world.running(accept_lost_records=True) as manager:
+            shown = await manager.state(State.READY)
+            said = " ".join(shown.notices)
+            assert "launch anna --live" in said
+            assert "could not be compared" in said
+            assert "`restart` brings" not in said
+            with pytest.raises(LoginRefusedError, match="launch anna --live"):
+                await manager.restart()
+            assert (manager.seen().state, world.typed("anna")) == (State.READY, 1)
+            await world.engine.container(ANNA).stop(0)
+            await until(lambda: manager.seen().reason_code is ReasonCode.CONTAINER_ENDED, manager.seen)
+            await asyncio.sleep(HOUR)
+            assert (world.typed("anna"), manager.seen().trading_mode) == (1, TradingMode.PAPER)
 
 
 @in_made_up_time

@@ -36,6 +36,20 @@ async def test_a_rejected_password_is_typed_once_and_never_again(tmp_path: Path)
 
 
 @in_made_up_time
+async def test_a_login_that_is_gone_is_told_while_its_gateway_runs(tmp_path: Path) -> None:
+    """Its next login would fail, be it in a week: whoever looks is told today, until the login is back."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        async with world.running() as manager:
+            await manager.state(State.READY)
+            world.broker.drop("ibkr/anna")
+            await until(lambda: "could not log in again" in " ".join(manager.seen().notices), manager.seen)
+            assert (manager.seen().state, world.typed("anna")) == (State.READY, 1)
+            world.broker.put("ibkr/anna", "user-anna", "another")
+            await until(lambda: manager.seen().notices == ("A new password waits for the next restart.",), manager.seen)
+
+
+@in_made_up_time
 async def test_a_rejection_outlives_the_manager(tmp_path: Path) -> None:
     """The next one reads it in the record, and types nothing."""
     async with world_in(tmp_path) as world:

@@ -28,6 +28,8 @@ def comparing_user(s: Situation) -> Decision | None:
         return _wrong(s, gateway, stored)
     if s.memory.was_ready or s.memory.prepare_failures:  # the secret can't be had: `compare_later`
         return None
+    if _is_unconfirmed(s.seen.wanted_why):  # its login is that of before the change
+        return None
     if s.seen.wanted in BEGINS_NOTHING:
         begun = s.seen.wanted_why or Reason(ReasonCode.FOLLOWERS_UNKNOWN, "The followers were not read yet.")
         return s.verdict(State.CONNECTING, begun, "The user of its gateway is compared with its stored login then.")
@@ -53,15 +55,29 @@ def is_proven(seen: Observation, gateway: Gateway) -> bool:
     return gateway.user is not None and _stored_user(seen) == canonical_user(gateway.user)
 
 
-def uncompared_notice(record: Record, failed: str | None) -> str | None:
-    """A sentence for the snapshot of one that is used without the proof; `failed` says why it could not be had."""
-    if not record.user_unproven or failed is None:
+def uncompared_notice(record: Record, *, failed: Reason | None, begins_nothing: Reason | None) -> str | None:
+    """A sentence for the snapshot of one that is used without the proof.
+
+    Args:
+        record: the follower's.
+        failed: why its secret could not be read, where that was tried.
+        begins_nothing: why nothing begins for it, where that is so.
+
+    """
+    hindrance = failed.sentence if failed is not None else None
+    if _is_unconfirmed(begins_nothing):
+        hindrance = "its record asks for live trading, for which the stored login may be another one."
+    if not record.user_unproven or hindrance is None:
         return None
     user = record.user or "unknown"
     return (
         f"Its gateway was adopted without a record, and its IBKR user ({user}) could not be compared with its stored login"
-        f" yet: {failed}"
+        f" yet: {hindrance}"
     )
+
+
+def _is_unconfirmed(why: Reason | None) -> bool:
+    return why is not None and why.code is ReasonCode.LIVE_TRADING_UNCONFIRMED
 
 
 def _stored_user(seen: Observation) -> str | None:

@@ -28,12 +28,25 @@ def confirm_live(what: str, live: Sequence[str], *, yes: bool) -> None:
     Raises:
         NotConfirmedError: the answer is no, or none.
     """
-    if not live or yes or not _can_ask():
-        return
-    more = f" and {len(live) - _NAMED} more" if len(live) > _NAMED else ""
-    names = f"{', '.join(live[:_NAMED])}{more}"
-    trade = "trades" if len(live) == 1 else "trade"
-    _ask(f"{names} {trade} LIVE. {what}?")
+    if live:
+        trade = "trades" if len(live) == 1 else "trade"
+        confirm_on_terminal(f"{some_of(live)} {trade} LIVE. {what}?", yes=yes)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of these names, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
+
+
+def confirm_on_terminal(question: str, *, yes: bool) -> None:
+    """Ask; without a terminal the answer is yes.
+
+    Raises:
+        NotConfirmedError: the answer is no, or none.
+    """
+    if not yes and _can_ask():
+        _ask(question)
 
 
 def confirm(question: str, *, yes: bool) -> None:

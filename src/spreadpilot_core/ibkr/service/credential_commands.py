@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +14,16 @@ from spreadpilot_core.ibkr.audit.trail import AuditTrail, actor
 from spreadpilot_core.ibkr.credentials.courier.encoding import Controller, untypable
 from spreadpilot_core.ibkr.credentials.sources.encrypted.keys import Passphrase
 from spreadpilot_core.ibkr.credentials.sources.encrypted.source import EncryptedCredentials
-from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialStoreError
+from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialStoreError, GatewayManagerError
+from spreadpilot_core.ibkr.model.followers import TradingMode
 from spreadpilot_core.ibkr.model.secret_refs import canonical_ref, shown_version
 from spreadpilot_core.ibkr.service import tables
+from spreadpilot_core.ibkr.service.asking import confirm_on_terminal, some_of
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.state_dir import make_private
+from spreadpilot_core.ibkr.store.registry import read_roster
 from spreadpilot_core.ibkr.system.local_time import local_time
+from spreadpilot_core.ibkr.system.printable import one_line
 
 _LONGEST = 64 * 1024
 _TYPABLE = "x"
@@ -71,17 +76,33 @@ def _checked(username: str, password: str) -> list[str]:
     ]
 
 
-def remove(ref: str) -> None:
-    """Remove a login."""
+def remove(ref: str, *, yes: bool) -> None:
+    """Remove a login; who still logs in with it is named, and asked about on a terminal."""
     settings = Settings.read()
     store = open_store(settings)
     path = canonical_ref(ref, mount=settings.vault_mount)
     if path not in {entry.ref for entry in store.list()}:
         raise CredentialsRefusedError(f"There are no credentials {path} in {store.path}.")
+    if users := _users_of(path, settings):
+        log_in, they = ("logs in", "it") if len(users) == 1 else ("log in", "they")
+        question = f"{some_of(users)} {log_in} with {path}: {they} can't log in again without it. Remove it?"
+        confirm_on_terminal(question, yes=yes)
     trail = _trail(settings)
     store.remove(ref)
     trail.append("remove", who=actor("gateway-manager"), ref=path, source="stored")
     print(f"{path} was removed.")
+
+
+def _users_of(path: str, settings: Settings) -> list[str]:
+    """Who wants a gateway with this login, live ones marked; nobody where the followers can't be read now."""
+    try:
+        roster = asyncio.run(read_roster(settings))
+    except GatewayManagerError as error:
+        print(one_line(f"Whether somebody logs in with {path} can't be seen: {error}"), file=sys.stderr)
+        return []
+    wanting = (each for each in roster.usable.values() if each.is_wanted)
+    using = (each for each in wanting if canonical_ref(each.vault_secret_ref, mount=settings.vault_mount) == path)
+    return [f"{each.id} (LIVE)" if each.trading_mode is TradingMode.LIVE else each.id for each in using]
 
 
 def change_key(passphrase_file: Path | None) -> None:

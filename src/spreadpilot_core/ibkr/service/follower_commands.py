@@ -56,10 +56,12 @@ def show(*, as_json: bool) -> None:
 
 def add(follower: str, *, vault_secret_ref: str, live: bool, account: str | None, enabled: bool) -> None:
     """Append one."""
+    path = followers_file_of()
     followers_file.add_follower(
-        followers_file_of(), follower, vault_secret_ref=vault_secret_ref, live=live, account=account, enabled=enabled
+        path, follower, vault_secret_ref=vault_secret_ref, live=live, account=account, enabled=enabled
     )
     print(f"{follower} was added, {'live' if live else 'paper'}, {'enabled' if enabled else 'disabled'}.")
+    _tell_notices(path, follower)
 
 
 def set_enabled(follower: str, *, enabled: bool, yes: bool = True) -> None:
@@ -90,12 +92,21 @@ def set_fields(follower: str, changes: list[str], *, yes: bool) -> None:
     """Change fields, each said as KEY=VALUE."""
     settings = Settings.read()
     wanted, path = dict(_change(follower, each) for each in changes), followers_file_of(settings)
-    if wanted.get("enabled") is False or wanted.get("state", ACTIVE) != ACTIVE:
+    if wanted.get("enabled") is False:
         _confirm_logout("Disable it", path, follower, yes=yes)
+    elif (state := wanted.get("state") or ACTIVE) != ACTIVE:
+        _confirm_logout(f"Give it the state {state}", path, follower, yes=yes)
     faulty = followers_file.set_fields(path, follower, wanted, ports=settings.host_ports)
     print(f"{follower} was changed: {', '.join(wanted)}.")
+    _tell_notices(path, follower)
     for name, fault in faulty.items():
         print(one_line(f"Beside it, {name} can't be used: {fault}"), file=sys.stderr)
+
+
+def _tell_notices(path: Path, follower: str) -> None:
+    """What the record as it is now gives cause to say."""
+    for notice in followers_file.list_followers(path).notices.get(FollowerId(follower), ()):
+        print(one_line(f"{follower}: {notice}"), file=sys.stderr)
 
 
 def _change(follower: str, said: str) -> tuple[str, Any]:

@@ -74,7 +74,7 @@ def parse_roster(documents: Iterable[Any], *, shared: bool = False, ports: range
         else:
             usable[follower.id] = follower
             notices |= {follower.id: slips} if slips else {}
-    return _without_shared_ports(Roster(usable, faulty, notices))
+    return _with_shared_logins(_without_shared_ports(Roster(usable, faulty, notices)))
 
 
 def _says_disabled(document: object) -> bool:
@@ -113,6 +113,24 @@ def _without_shared_ports(roster: Roster) -> Roster:
 
 def _shared_port_fault(follower: Follower, times: int) -> str:
     return f"gateway.port is {follower.gateway.port} in {times} records, but each port may be pinned only once."
+
+
+def _with_shared_logins(roster: Roster) -> Roster:
+    """The same, with a notice for each of several followers who want a gateway with one stored login."""
+    sharing: dict[str, list[FollowerId]] = {}
+    for each in roster.usable.values():
+        if each.is_wanted:
+            sharing.setdefault(canonical_ref(each.vault_secret_ref), []).append(each.id)
+    notices = dict(roster.notices)
+    for ref, several in sharing.items():
+        if len(several) == 1:
+            continue
+        for own in several:
+            other = next(each for each in several if each != own)
+            beside = f"{other}'s" if len(several) == 2 else f"that of {len(several) - 1} others, such as {other}"  # noqa: PLR2004
+            notice = f"Its login {ref} is {beside} as well: IBKR has one user logged in once, so only one of them gets a gateway."
+            notices[own] = (*notices.get(own, ()), notice)
+    return replace(roster, notices=notices)
 
 
 def id_fault(value: object) -> str | None:

@@ -189,7 +189,7 @@ class DesiredState:
         word = f"`gateway-manager launch {newer.id} --live`"
         if good is None or good.trading_mode is not TradingMode.PAPER:
             why = f"Its record asks for live trading, its gateway is paper, and no operator has confirmed that yet: {word}."
-            as_it_was = replace(_by_words(newer, record, notices), follower=None)
+            as_it_was = replace(_by_words(newer, record, (*notices, why)), follower=None)
             unconfirmed = Reason(ReasonCode.LIVE_TRADING_UNCONFIRMED, why)
             return (
                 replace(as_it_was, wanted=Wanted.KEEP, why=unconfirmed) if as_it_was.wanted is Wanted.RUN else as_it_was

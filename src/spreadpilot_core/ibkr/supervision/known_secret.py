@@ -25,6 +25,8 @@ class KnownSecret:
         self._on_new_version = on_new_version
         self._rotation_noted: str | None = None
         self.newest_version: str | None = None
+        self.refused: str | None = None
+        """Why no login can be had from it as it is now: a sentence."""
         self.login: Login | None = None
         """Of the secret that was read last; no password is in it."""
 
@@ -34,7 +36,7 @@ class KnownSecret:
 
     def read(self, login: Login, *, follower: Follower | None, record: Record) -> None:
         """The secret was read."""
-        known, self.login = self.login, login
+        known, self.login, self.refused = self.login, login, None
         if login.written_user is not None and (known is None or known.written_user != login.written_user):
             self._announcer.notice(written_user_sentence(login))
         if login.notice is None:
@@ -43,6 +45,7 @@ class KnownSecret:
 
     def see_version(self, version: str, *, follower: Follower | None, record: Record) -> None:
         """The newest version; one that nobody knew is written down."""
+        self.refused = None
         known = self.newest_version or record.secret_version or version
         if version != self.newest_version:
             self._on_new_version()  # what is being read may be what was there before

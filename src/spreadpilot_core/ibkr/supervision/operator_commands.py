@@ -7,7 +7,7 @@ follower has a usable record.
 from __future__ import annotations
 
 from spreadpilot_core.ibkr.deciding.launching import LEFT_ELSEWHERE_CURE
-from spreadpilot_core.ibkr.deciding.observation import Wanted
+from spreadpilot_core.ibkr.deciding.observation import BEGINS_NOTHING, Wanted
 from spreadpilot_core.ibkr.errors import GatewayManagerError, LaunchError, LoginRefusedError, StoreDamagedError
 from spreadpilot_core.ibkr.model.followers import TradingMode
 from spreadpilot_core.ibkr.model.states import GatewayStatus
@@ -81,7 +81,7 @@ async def stop(fleet: Fleet, supervisor: GatewaySupervisor) -> None:
 async def restart(fleet: Fleet, supervisor: GatewaySupervisor) -> None:
     """See `GatewayManager.restart_gateway`."""
     follower_id, before = supervisor.follower_id, supervisor.facts.gateway_view.gateway
-    if before is None or supervisor.facts.wanted is not Wanted.RUN:
+    if before is None or (supervisor.facts.wanted is not Wanted.RUN and supervisor.facts.wanted not in BEGINS_NOTHING):
         await launch(fleet, supervisor)
         return
     await supervisor.audit_operator("restart")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 from collections.abc import Mapping, Sequence
 
 from spreadpilot_core.ibkr.deciding.observation import Wanted
-from spreadpilot_core.ibkr.errors import GatewayManagerError
+from spreadpilot_core.ibkr.errors import CredentialsRefusedError, GatewayManagerError
 from spreadpilot_core.ibkr.model.followers import FollowerId
 from spreadpilot_core.ibkr.model.states import State
 from spreadpilot_core.ibkr.seams import CredentialBroker
@@ -47,8 +46,12 @@ class SecretVersions:
     async def _ask(self, supervisors: Sequence[GatewaySupervisor]) -> None:
         for it in [each for each in supervisors if each.facts.wanted is Wanted.RUN]:
             if (follower := it.facts.follower) is not None:
-                with contextlib.suppress(GatewayManagerError):
+                try:
                     it.see_version(await self._broker.version(follower.vault_secret_ref, follower_id=follower.id))
+                except CredentialsRefusedError as error:
+                    it.facts.secret.refused = str(error)
+                except GatewayManagerError:  # known no better than before
+                    continue
 
 
 def _is_adopted(its: GatewaySupervisor) -> bool:

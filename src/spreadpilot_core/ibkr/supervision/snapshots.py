@@ -149,16 +149,25 @@ def _why(supervisor: GatewaySupervisor) -> Reason | None:
 
 
 def trading_mode(supervisor: GatewaySupervisor) -> TradingMode | None:
-    """The mode of the gateway that is there, else of the one that would be launched."""
-    gateway = supervisor.facts.gateway_view.gateway
+    """The mode of the gateway that is there, else of the one that would be launched: paper until an operator confirmed live."""
+    gateway, follower = supervisor.facts.gateway_view.gateway, supervisor.facts.follower
     if gateway is not None:
         return gateway.trading_mode
-    return supervisor.facts.follower.trading_mode if supervisor.facts.follower is not None else None
+    if _is_confirmed_paper(supervisor):
+        return TradingMode.PAPER
+    return follower.trading_mode if follower is not None else None
+
+
+def _is_confirmed_paper(supervisor: GatewaySupervisor) -> bool:
+    """Whether paper is what it trades until an operator says otherwise, whatever its record in the store asks for."""
+    return supervisor.facts.record.trading_mode is TradingMode.PAPER
 
 
 def _is_outdated(supervisor: GatewaySupervisor) -> bool:
     gateway, spec = supervisor.facts.gateway_view.gateway, supervisor.facts.spec
     if gateway is None or spec is None:
+        return False
+    if spec.trading_mode is TradingMode.LIVE and _is_confirmed_paper(supervisor):  # a restart would not bring that
         return False
     port = gateway.endpoint.port if gateway.endpoint is not None else None
     return gateway.spec_digest != spec.digest or spec.options.port not in (None, port)
@@ -177,7 +186,7 @@ def _uncompared(supervisor: GatewaySupervisor) -> str | None:
     if supervisor.facts.gateway_view.gateway is None:
         return None
     failed = memory.not_before_reason if memory.prepare_failures else None
-    return uncompared_notice(supervisor.facts.record, failed.sentence if failed is not None else None)
+    return uncompared_notice(supervisor.facts.record, failed=failed, begins_nothing=supervisor.facts.wanted_why)
 
 
 def _notices(supervisor: GatewaySupervisor) -> list[str]:
@@ -198,7 +207,14 @@ def _notices(supervisor: GatewaySupervisor) -> list[str]:
         notices.append(written_user_sentence(supervisor.facts.secret.login))
     if _is_outdated(supervisor):
         notices.append(_outdated_sentence(supervisor, gateway))
-    used, newest = supervisor.facts.record.secret_version, supervisor.facts.secret.newest_version
-    if gateway is not None and newest is not None and used is not None and newest != used:
-        notices.append("A new password waits for the next restart.")
+    if gateway is not None:
+        notices += filter(None, (_next_login(supervisor),))
     return notices
+
+
+def _next_login(supervisor: GatewaySupervisor) -> str | None:
+    """What is to be known of the login after the present one."""
+    used, newest = supervisor.facts.record.secret_version, supervisor.facts.secret.newest_version
+    if (refused := supervisor.facts.secret.refused) is not None:
+        return f"It stays logged in, and could not log in again: {refused}"
+    return "A new password waits for the next restart." if None not in (newest, used) and newest != used else None

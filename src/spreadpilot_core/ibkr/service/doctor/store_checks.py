@@ -13,6 +13,7 @@ from spreadpilot_core.ibkr.service.doctor.findings import Finding, ok, problem, 
 from spreadpilot_core.ibkr.settings import Settings
 from spreadpilot_core.ibkr.store.registry import read_roster, store
 from spreadpilot_core.ibkr.system.wording import counted
+from spreadpilot_core.ibkr.wiring import known_identities
 
 
 async def followers(settings: Settings) -> Sequence[Finding]:
@@ -48,7 +49,7 @@ def _how_to_add(settings: Settings) -> str:
 async def _without_record(settings: Settings, known: set[str]) -> list[Finding]:
     """Gateways that run although nobody's record asks for them: a collection that was dropped, say."""
     try:
-        async with reader(settings) as runtime_reader:
+        async with reader(settings, await known_identities(settings)) as runtime_reader:
             alive = {each.follower_id for each in await runtime_reader.list() if each.phase.is_alive}
     except (RuntimeUnavailableError, SettingsError):  # the runtime's own line tells why
         return []

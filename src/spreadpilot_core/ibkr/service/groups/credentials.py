@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spreadpilot_core.ibkr.service.options import Json, Reference, new_group
+from spreadpilot_core.ibkr.service.options import Json, Reference, Yes, new_group
 
 group = new_group("The logins in the encrypted store; needs no running manager.")
 
@@ -35,11 +35,11 @@ def set_credentials(
 
 
 @group.command("remove")
-def remove_credentials(ref: Reference) -> None:
-    """Remove a login."""
+def remove_credentials(ref: Reference, yes: Yes = False) -> None:
+    """Remove a login; asks on a terminal where somebody still logs in with it."""
     from spreadpilot_core.ibkr.service import credential_commands
 
-    credential_commands.remove(ref)
+    credential_commands.remove(ref, yes=yes)
 
 
 @group.command("change-key")
