@@ -7,8 +7,10 @@ import json
 import os
 import pty
 import select
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,48 @@ def test_gateways_that_nobody_watches_are_found_and_ended(home: Home, command: C
     assert "detail" not in stops[-1]  # nobody had watched it
     whys = [line["who"] for line in stops]
     assert "without a manager" in whys[0]
+
+
+def test_what_no_record_names_is_called_stopped_by_nobody(home: Home, command: Command) -> None:
+    """Neither by the manager nor without one: it runs on, and the end of the manager names it."""
+    asyncio.run(home.add("anna", "bert"))
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        wait_until(lambda: set(_states(command).values()) == {"ready"})
+        assert command("detach").returncode == 0
+        assert serving.ends() == 0
+    with closing(sqlite3.connect(home.directory / "records.sqlite3")) as records, records:
+        records.execute("DELETE FROM records WHERE follower_id = 'anna'")
+    refusal = "The gateway of anna was not stopped: The container "
+    done = command("stop", "--offline", "--all")
+    assert (done.returncode, refusal in done.stderr) == (1, True)
+    assert asyncio.run(_running(home)) == ["anna"]
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        wait_until(lambda: _states(command) == {"anna": "needs_human", "bert": "stopped"})
+        done = command("stop", "anna")
+        assert (done.returncode, refusal in done.stderr, _states(command)["anna"]) == (1, True, "needs_human")
+        assert "looks like anna's gateway" in command("detach").stdout
+        assert serving.ends() == 0
+    assert asyncio.run(_running(home)) == ["anna"]
+
+
+def test_a_stop_of_one_whose_record_is_gone_is_answered_by_what_it_did(home: Home, command: Command) -> None:
+    """It is stopped, and there is no such follower any more: the one is no reason to call the other undone."""
+    asyncio.run(home.add("anna", "bert", "carl"))
+    with command.begun("run") as serving:
+        serving.says("manager started")
+        wait_until(lambda: set(_states(command).values()) == {"ready"})
+        text = home.followers_file.read_text()
+        home.followers_file.write_text(
+            "[[follower]]".join(each for each in text.split("[[follower]]") if "bert" not in each)
+        )
+        wait_until(lambda: "record is gone" in str(command.json("status")))
+        done = command("stop", "bert")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "bert is STOPPED (disabled). Its record is gone, and so is its gateway." in done.stdout
+        assert _states(command) == {"anna": "ready", "carl": "ready"}
+    assert asyncio.run(_running(home)) == ["anna", "carl"]
 
 
 async def _running(home: Home) -> list[str]:
@@ -243,6 +287,16 @@ def test_removing_a_login_that_somebody_uses_asks(command: Command) -> None:
     assert _on_a_terminal(command.environment, ("credentials", "remove", "ibkr/two"), "n")[0] == 0
     assert _on_a_terminal(command.environment, ("credentials", "remove", "ibkr/one"), "y")[0] == 0
     assert "ibkr/one" not in command("credentials", "list").stdout
+
+
+def test_one_ibkr_user_under_two_references_is_told(command: Command) -> None:
+    """However it is written; a new password under the same reference is no second one."""
+    words = ("--password-stdin", "--username")
+    first = command("credentials", "set", "ibkr/one", *words, "someone", said=b"pw")
+    again = command("credentials", "set", "ibkr/one", *words, "someone", said=b"pw-2")
+    assert "as well" not in first.stderr + again.stderr
+    second = command("credentials", "set", "ibkr/two", *words, "SomeOne", said=b"pw")
+    assert (second.returncode, "ibkr/one is of SomeOne as well" in second.stderr) == (0, True)
 
 
 def test_a_login_given_to_a_second_follower_is_told(command: Command) -> None:

@@ -463,6 +463,10 @@ async def test_nobody_logs_in_when_the_records_are_lost_until_an_operator_says_s
             assert seen(manager, "anna").reason_code is ReasonCode.STORE_UNAVAILABLE
             with pytest.raises(LaunchError, match="records are lost"):
                 await manager.launch_gateway("anna", retry_login=True)
+            with pytest.raises(GatewayManagerError, match="records are lost"):
+                await manager.stop_gateway("anna")
+            with pytest.raises(LaunchError, match="records are lost"):
+                await manager.launch_gateway("anna", live=False)
             await asyncio.sleep(3)  # in which the store is tried again
             assert await starts(home) == 1
     async with running(home, accept_lost_records=True) as manager:
@@ -471,6 +475,25 @@ async def test_nobody_logs_in_when_the_records_are_lost_until_an_operator_says_s
         await ready(manager, "anna")
     entries = await asyncio.to_thread(list, AuditTrail(home.directory).entries())
     assert [entry["act"] for entry in entries].count("accept-lost-records") == 1
+
+
+async def test_a_second_loss_of_the_records_is_noticed_as_the_first_was(home: Home) -> None:
+    """What was adopted after the first, and what operators said since, needed no password, and is lost with it all the same."""
+    await home.add("anna")
+    manager = home.manager()
+    await manager.start()
+    await ready(manager, "anna")
+    await manager.detach()
+    await asyncio.to_thread(lose_records, home)
+    manager = home.manager(accept_lost_records=True)
+    await manager.start()
+    await ready(manager, "anna")
+    await manager.stop_gateway("anna")
+    await manager.detach()
+    await asyncio.to_thread(lose_records, home)
+    async with running(home) as manager:
+        await eventually(lambda: "records are lost" in (seen(manager, "anna").reason or ""))
+        assert await starts(home) == 1
 
 
 def lose_records(home: Home, *, emptied: bool = False) -> None:

@@ -226,9 +226,10 @@ class MadeUpManager:
         )
         return self.seen(name)
 
-    async def launch(self, name: str = ANNA, **choices: Any) -> None:
+    async def launch(self, name: str = ANNA, *, live: bool = False, **choices: Any) -> None:
         """An operator's word."""
-        await operator_commands.launch(self.fleet, self.supervisor(name), **choices)
+        launch = operator_commands.launch_live if live else operator_commands.launch
+        await launch(self.fleet, self.supervisor(name), **choices)
 
     async def stop(self, name: str = ANNA) -> None:
         """An operator's word."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import fcntl
 import json
 import os
@@ -17,6 +18,8 @@ import pytest
 from spreadpilot_core.ibkr.audit.trail import GENESIS, AuditTrail, actor
 from spreadpilot_core.ibkr.errors import AuditError
 
+ROOT = Path(__file__).parents[2]
+
 
 def fill(trail: AuditTrail, lines: int = 5) -> list[str]:
     return [trail.append("read", who="tester", follower=f"f{n}", ref="ibkr/f").hash for n in range(lines)]
@@ -24,6 +27,25 @@ def fill(trail: AuditTrail, lines: int = 5) -> list[str]:
 
 def rewritten(trail: AuditTrail, change: Callable[[list[bytes]], list[bytes]]) -> None:
     trail.path.write_bytes(b"".join(change(trail.path.read_bytes().splitlines(keepends=True))))
+
+
+def test_every_act_is_in_the_table_of_the_docs() -> None:
+    """Who reads the trail finds what each line means."""
+    told = (ROOT / "docs/audit.md").read_text()
+    calls = (
+        node
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    )
+    writing = re.compile(r"(auditor|trail)\.(write|note|append)$|\.audit_operator$|self\._note$|^write$")
+    acts = {
+        call.args[0].value
+        for call in calls
+        if writing.search(ast.unparse(call.func)) and call.args and isinstance(call.args[0], ast.Constant)
+    }
+    assert {"deliver", "stop", "confirm-live", "take-over"} <= acts
+    assert {act for act in acts if f"`{act}`" not in told} == set()
 
 
 def test_a_line_says_who_what_when_and_how_it_ended(tmp_path: Path) -> None:

@@ -313,6 +313,18 @@ def test_a_new_follower_may_be_live_at_once_and_a_live_one_paper() -> None:
     assert world.gateways[anna] is TradingMode.PAPER
 
 
+def test_a_record_that_says_paper_takes_a_word_for_live_back() -> None:
+    """It brought no live gateway, and is no word for what somebody writes into the record much later."""
+    world, anna = World("anna"), FollowerId("anna")
+    world.records[anna] = replace(world.records[anna], trading_mode=TradingMode.LIVE)
+    world.read()
+    world.documents["anna"] = a_document("anna", trading_mode="live")
+    world.read()
+    del world.gateways[anna]
+    world.read()
+    assert world.gateways[anna] is TradingMode.PAPER
+
+
 def test_a_paper_gateway_whose_record_was_lost_is_not_made_live() -> None:
     """Adopted by its labels alone under a live record: it is kept, nothing is started, and the word is asked for."""
     world = World("anna")

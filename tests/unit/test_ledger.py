@@ -248,6 +248,21 @@ async def test_before_the_records_were_read_none_is_written(store: Store) -> Non
     assert store.writes == []
 
 
+async def test_why_the_records_were_not_read_stays_said_whatever_else_is_written(store: Store) -> None:
+    """Nobody who asks a second time is told less."""
+    unread = Ledger(store, clock=lambda: NOW)  # type: ignore[arg-type]  # as above
+    store.away = True
+    with pytest.raises(StoreUnavailableError):
+        await unread.open()
+    told = unread.fault
+    store.away = False
+    await unread.flush()
+    assert unread.fault == told
+    await unread.open()
+    assert unread.fault is None
+    await unread.close()
+
+
 async def test_logins_of_the_last_24_hours_are_asked_for(store: Store, ledger: Ledger) -> None:
     """The day runs back from now."""
     await ledger.full_logins("user")

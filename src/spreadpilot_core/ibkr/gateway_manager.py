@@ -328,12 +328,8 @@ class GatewayManager:
 
         """
         fleet, supervisor = await self._operated("launch_gateway", follower_id)
-        if live and await operator_commands.confirm_live(fleet, supervisor):
-            await operator_commands.restart(fleet, supervisor)
-            return
-        await operator_commands.launch(
-            fleet, supervisor, retry_login=retry_login, override_account_lock=override_account_lock
-        )
+        launch = operator_commands.launch_live if live else operator_commands.launch
+        await launch(fleet, supervisor, retry_login=retry_login, override_account_lock=override_account_lock)
 
     async def stop_gateway(self, follower_id: str) -> None:
         """Stop the follower's gateway; returns when it is gone.
@@ -341,7 +337,8 @@ class GatewayManager:
         It is remembered, also over a restart of the manager: only `launch_gateway` starts it again.
 
         Raises:
-            GatewayManagerError: it was launched again before it was gone.
+            GatewayManagerError: it was launched again before it was gone, or can't be stopped now: the records can't be read,
+                another manager leads, or no record says that what runs is this follower's.
             StoreUnavailableError: it is gone, but that could not be remembered yet; it is written when the store returns.
             UnknownFollowerError: no record has this id.
             NotStartedError: before `start()` or after `stop()`.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spreadpilot_core.ibkr.errors import LoginRefusedError
+from spreadpilot_core.ibkr.errors import GatewayManagerError, LoginRefusedError
 from spreadpilot_core.ibkr.model import events
 from spreadpilot_core.ibkr.model.followers import FollowerId, TradingMode
 from spreadpilot_core.ibkr.model.reasons import ReasonCode
@@ -112,6 +112,25 @@ async def test_a_container_that_no_record_names_is_left_alone(tmp_path: Path) ->
         async with world.running(accept_lost_records=True) as manager:
             await manager.state(State.READY)
         assert world.typed("anna") == 1
+
+
+@in_made_up_time
+async def test_a_stop_of_what_no_record_names_is_not_called_done(tmp_path: Path) -> None:
+    """It runs on, and whoever looks is told so, stopped or disabled; once it is adopted the stop is acted on."""
+    async with world_in(tmp_path) as world:
+        await _left_without_records(world)
+        async with world.running() as manager:
+            await manager.state(State.NEEDS_HUMAN)
+            with pytest.raises(GatewayManagerError, match="no record names it"):
+                await manager.stop()
+            assert manager.seen().reason_code is ReasonCode.GATEWAY_UNCLAIMED
+            world.change("anna", enabled=False)
+            await asyncio.sleep(HOUR)
+            assert (manager.seen().state, len(world.engine.simulator)) == (State.NEEDS_HUMAN, 1)
+            world.change("anna", enabled=True)
+        async with world.running(accept_lost_records=True) as manager:
+            await until(lambda: len(world.engine.simulator) == 0, manager.seen)
+            assert manager.seen().state is State.STOPPED
 
 
 async def _left_without_records(world: World) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spreadpilot_core.ibkr.errors import LoginRefusedError
+from spreadpilot_core.ibkr.model.followers import TradingMode
 from spreadpilot_core.ibkr.model.reasons import ReasonCode
 from spreadpilot_core.ibkr.model.states import State
 from support.made_up_fleet import ANNA, BEN, PASSWORD, world_in
@@ -33,6 +34,26 @@ async def test_a_rejected_password_is_typed_once_and_never_again(tmp_path: Path)
             world.broker.put("ibkr/anna", "user-anna", "another one")
             await manager.state(State.READY)
         assert world.outcomes("anna") == ["rejected", "succeeded"]
+
+
+@in_made_up_time
+async def test_a_word_for_live_that_brings_no_start_says_that_it_stands(tmp_path: Path) -> None:
+    """Its next start is live, whoever brings it: nobody is to find that out by it."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        async with world.running() as manager:
+            await manager.state(State.READY)
+            world.change("anna", trading_mode="live")
+            await until(lambda: "goes on in paper" in " ".join(manager.seen().notices), manager.seen)
+            world.broker.drop("ibkr/anna")
+            with pytest.raises(
+                LoginRefusedError, match="Live trading is confirmed all the same: its next start is live"
+            ):
+                await manager.launch(live=True)
+            assert (manager.seen().state, manager.seen().trading_mode) == (State.READY, TradingMode.PAPER)
+            with pytest.raises(LoginRefusedError) as again:
+                await manager.restart()
+            assert "confirmed" not in str(again.value)
 
 
 @in_made_up_time

@@ -164,8 +164,7 @@ class Auditor:
 
 
 def tells_of_logins(trail: AuditTrail) -> bool:
-    """Whether a password was delivered since an operator last took a loss of the records upon himself. Raises `AuditError`."""
-    delivered = False
-    for entry in trail.entries():
-        delivered = entry.get("act") == "deliver" or (delivered and entry.get("act") != ACCEPTED)
-    return delivered
+    """Whether a password was ever delivered. A loss that an operator took upon himself says nothing of the next one: gateways
+    that were adopted after it, and what operators have said since, need no delivery. Raises `AuditError`.
+    """
+    return any(entry.get("act") == "deliver" for entry in trail.entries())

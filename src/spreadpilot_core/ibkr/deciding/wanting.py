@@ -39,6 +39,8 @@ def _removed(s: Situation) -> Decision:
         )
     if s.seen.gateway is None and s.seen.gateway_stale:
         return s.verdict(state, _and(why, "The last launch may have left a container."), "The runtime is asked.")
+    if s.seen.gateway is None and s.seen.unclaimed is not None and s.seen.wanted in (Wanted.STOP, Wanted.DISABLED):
+        return s.verdict(State.NEEDS_HUMAN, s.seen.unclaimed, "Nobody logs in beside it.")
     if s.seen.gateway is None:
         held = s.seen.permit is not None and s.seen.permit.state is PermitState.HELD and s.seen.attempt is None
         action = Action(ActionKind.RETURN_PERMIT, why.sentence) if held or s.seen.permit is not None else None

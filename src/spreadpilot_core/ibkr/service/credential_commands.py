@@ -17,6 +17,7 @@ from spreadpilot_core.ibkr.credentials.sources.encrypted.source import Encrypted
 from spreadpilot_core.ibkr.errors import CredentialsRefusedError, CredentialStoreError, GatewayManagerError
 from spreadpilot_core.ibkr.model.followers import TradingMode
 from spreadpilot_core.ibkr.model.secret_refs import canonical_ref, shown_version
+from spreadpilot_core.ibkr.model.users import canonical_user
 from spreadpilot_core.ibkr.service import tables
 from spreadpilot_core.ibkr.service.asking import confirm_on_terminal, some_of
 from spreadpilot_core.ibkr.settings import Settings
@@ -55,12 +56,24 @@ def set_login(ref: str, username: str, *, from_stdin: bool) -> None:
     _checked(username, _TYPABLE)  # before anybody types a password
     password = _from_stdin() if from_stdin else _by_prompt()
     limits = _checked(username, password)
-    trail = _trail(settings)
-    version = open_store(settings).set(ref, username, password)
+    trail, store = _trail(settings), open_store(settings)
+    limits += _of_others(username, path, store)
+    version = store.set(ref, username, password)
     trail.append("set", who=actor("gateway-manager"), ref=path, version=version.version, source="stored")
     print(f"{path} holds the login of {username}, version {version.shown}.")
     for sentence in limits:
         print(sentence, file=sys.stderr)
+
+
+def _of_others(username: str, path: str, store: EncryptedCredentials) -> list[str]:
+    """A sentence where logins under other references are of the same IBKR user."""
+    user = canonical_user(username)
+    others = [each.ref for each in store.list() if each.ref != path and canonical_user(each.user) == user]
+    if not others:
+        return []
+    return [
+        f"{some_of(others)} {'is' if len(others) == 1 else 'are'} of {username} as well: IBKR has one user logged in once."
+    ]
 
 
 def _checked(username: str, password: str) -> list[str]:

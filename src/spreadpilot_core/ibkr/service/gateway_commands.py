@@ -150,6 +150,7 @@ def detach(*, yes: bool) -> None:
         there = [each for each in client.gateways() if each["container"]]
         live = [each["follower_id"] for each in there if each["trading_mode"] == "live"]
         confirm_live("Leave them unwatched", live, yes=yes)
+        left_alone = client.manager()["left_alone"]
         answer = client.detach()
     ended = f"The manager (process {answer['pid']}) has ended"
     if not there:
@@ -159,7 +160,7 @@ def detach(*, yes: bool) -> None:
         print(f"{ended}; {theirs} running, and nobody watches {them}.")
         takes = f"`gateway-manager run` takes {them} over (a service: `systemctl start gateway-manager`)"
         print(f"{takes}; `gateway-manager stop --offline --all` ends {them}.")
-    for sentence in answer["left"]:
+    for sentence in (*left_alone, *answer["left"]):
         print(one_line(in_local_time(sentence)))
 
 

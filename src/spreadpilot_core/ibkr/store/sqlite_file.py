@@ -40,12 +40,18 @@ class SqliteFile:
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._fault: StoreUnavailableError | None = None
+        """Why there is no connection."""
 
     async def open(self) -> None:
         """Open or make the file and check it. Raises `StoreUnavailableError`; may be called again."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.path.name)
-        await self._in_thread(self._open)
+        try:
+            await self._in_thread(self._open)
+        except StoreUnavailableError as error:
+            self._fault = error
+            raise
 
     async def close(self) -> None:
         """Wait for what runs, then close; safe to call twice and when never opened."""
@@ -151,9 +157,12 @@ class SqliteFile:
             return False
 
     def _transact(self, begin: str, transaction: Transaction[T]) -> T:
-        connection = self._connection
-        if connection is None or not self._is_in_place():
+        if self._connection is not None and not self._is_in_place():
             self._disconnect()
+            self._fault = None
+        if (connection := self._connection) is None:
+            if self._fault is not None:
+                raise type(self._fault)(self._fault.what, hint=self._fault.hint)
             raise StoreUnavailableError(
                 f"{self.path} is gone, or is another file than the one that was opened.",
                 hint="Put it back and restart the manager.",

@@ -173,6 +173,10 @@ class DesiredState:
         notices = self._reading.notices.get(follower.id, ())
         if record.trading_mode is None and holding.trading_mode is not None:
             record = replace(record, trading_mode=holding.trading_mode)
+        if (
+            TradingMode.PAPER is follower.trading_mode is holding.trading_mode
+        ):  # a word for live that brought nothing is over
+            record = replace(record, trading_mode=TradingMode.PAPER)
         unsaid = not follower.says_enabled and at_stake
         if unsaid:
             follower = replace(follower, enabled=True)
@@ -210,6 +214,22 @@ class DesiredState:
             return Desired(wanted=Wanted.KEEP, why=invalid, record=record, notices=(why,)), True
         return _by_words(good, record, (f"{why} What was last read of it stays in force.",)), True
 
+    def _loss(self) -> str:
+        """Why those wait whom only an operator lets go, as their loss is now."""
+        lost, of = self._share
+        if 2 * lost <= of:
+            one = lost == 1
+            return (
+                f"The {'record' if one else 'records'} of {counted(lost, 'follower')} went together with most others, which are"
+                f" back: {'it is' if one else 'they are'} not stopped before {'it is' if one else 'they are'} back, too, or an"
+                f" operator says so ({CONFIRM})."
+            )
+        return (
+            f"Of {counted(of, 'follower')} with a gateway {lost} {'has lost its record' if lost == 1 else 'have lost their records'},"
+            " which looks like an accident: nobody is"
+            f" stopped for it before they are back, or an operator says so ({CONFIRM})."
+        )
+
     def _gone(self, follower_id: FollowerId, holding: Holding, *, at_stake: bool) -> tuple[Desired, bool]:
         record, good = holding.record, holding.record.last_good
         if follower_id in self._reading.removed:
@@ -227,13 +247,7 @@ class DesiredState:
             if self._has_nameless:
                 why = "Its record is gone, and one without a usable id is there, which may be its own: correct that id first."
             return Desired(wanted=Wanted.KEEP, why=_missing(why), follower=good, record=record, notices=(why,)), True
-        record = replace(record, removal_held=True)
-        lost, of = self._share
-        why = (
-            f"Of {counted(of, 'follower')} with a gateway {lost} {'has lost its record' if lost == 1 else 'have lost their records'},"
-            " which looks like an accident: nobody is"
-            f" stopped for it before they are back, or an operator says so ({CONFIRM})."
-        )
+        record, why = replace(record, removal_held=True), self._loss()
         if good is None:
             return Desired(wanted=Wanted.KEEP, why=_missing(why), record=record, loss=why), True
         return replace(_by_words(good, record, ()), loss=why), True

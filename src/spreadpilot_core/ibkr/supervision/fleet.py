@@ -450,6 +450,13 @@ class Fleet:
     def _current_mappings(self) -> list[GatewayMapping] | None:
         return self._mappings.of(self.supervisors.values()) if self.listed.is_set() else None
 
+    async def hindrance_to_commands(self) -> Reason | None:
+        """Why no operator's word can be acted on and remembered now; a manager that only just began is waited for, for seconds."""
+        if self.leadership.hindrance is None:
+            await wait_for(self._records_known, within=RECORDS_FIRST)
+            await wait_for(self.listed, within=RECORDS_FIRST)
+        return self._hindrance()
+
     async def write_records(self) -> None:
         """Have everything written that must survive. Raises `StoreUnavailableError`; it is written later then."""
         await self._services.ledger.flush()

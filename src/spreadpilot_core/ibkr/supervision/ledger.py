@@ -82,8 +82,13 @@ class Ledger:
         self.tried = asyncio.Event()
         """Whether the store was opened, or found to be away."""
         self._damaged: Mapping[FollowerId, str] = {}
-        self.fault: Reason | None = Reason(ReasonCode.NOT_OBSERVED_YET, "The record store was not read yet.")
+        self._unread: Reason | None = Reason(ReasonCode.NOT_OBSERVED_YET, "The record store was not read yet.")
+        self._unwritten: Reason | None = None
+
+    @property
+    def fault(self) -> Reason | None:
         """Why the store can't be used, while it can't."""
+        return self._unread or self._unwritten
 
     async def open(self) -> LoadedRecords:
         """Open the store, write what is kept, and read every record. Raises `UnavailableError`; may be called again."""
@@ -92,11 +97,11 @@ class Ledger:
             await self.flush()
             records = await self._store.load()
         except UnavailableError as error:
-            self.fault = Reason(ReasonCode.STORE_UNAVAILABLE, str(error))
+            self._unread = Reason(ReasonCode.STORE_UNAVAILABLE, str(error))
             raise
         finally:
             self.tried.set()
-        self.fault, self._is_open, self._damaged = None, True, records.damaged
+        self._unread, self._is_open, self._damaged = None, True, records.damaged
         return records
 
     async def identify(self, offered: Identities) -> Identities:
@@ -281,12 +286,12 @@ class Ledger:
                     await self._pending[0]()
                 except Exception as error:
                     if _is_away(error):
-                        self.fault = Reason(ReasonCode.STORE_UNAVAILABLE, str(error))
+                        self._unwritten = Reason(ReasonCode.STORE_UNAVAILABLE, str(error))
                         raise
                     self._tell(_UNWRITTEN, f"A record could not be written, and is tried again: {error!s:.200}")
                     self._set_aside.append(self._pending[0])
                 self._pending.popleft()
-            self.fault = None
+            self._unwritten = None
 
     async def _write_pending(self) -> None:
         while self._pending or self._set_aside:

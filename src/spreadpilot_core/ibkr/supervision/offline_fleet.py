@@ -46,8 +46,11 @@ class OfflineFleet(Fleet):
 
         """
         await self._until_it_may_stop()
+        asked = None if named is None else set(named)
         if named is None:
             named = [each for each, it in self.supervisors.items() if it.facts.gateway_view.gateway is not None]
+        unclaimed = {each: why for each, why in self._claims.unclaimed.items() if asked is None or each in asked}
+        named = [each for each in named if each not in unclaimed]
         unknown = [each for each in named if each not in self.supervisors]
         if unknown:
             raise UnknownFollowerError(unknown[0], self.supervisors)
@@ -65,6 +68,10 @@ class OfflineFleet(Fleet):
         await self.write_records()
         if left := [each for each, is_gone in zip(named, gone, strict=True) if not is_gone]:
             raise GatewayManagerError(f"The gateways of {', '.join(left)} could not be confirmed gone.")
+        if unclaimed:
+            raise GatewayManagerError(
+                " ".join(f"The gateway of {each} was not stopped: {why}" for each, why in unclaimed.items())
+            )
         return list(named)
 
     async def _until_it_may_stop(self) -> None:

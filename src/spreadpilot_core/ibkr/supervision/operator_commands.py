@@ -41,7 +41,24 @@ async def launch(
     await fleet.write_records()  # a stop that it takes back must not come back
 
 
-async def confirm_live(fleet: Fleet, supervisor: GatewaySupervisor) -> bool:
+async def launch_live(
+    fleet: Fleet, supervisor: GatewaySupervisor, *, retry_login: bool = False, override_account_lock: str | None = None
+) -> None:
+    """See `GatewayManager.launch_gateway`: with an operator's word for live trading, which stands where the start is refused."""
+    known = supervisor.facts.record.trading_mode is TradingMode.LIVE
+    must_restart = await _confirm_live(fleet, supervisor)
+    words = {"retry_login": retry_login, "override_account_lock": override_account_lock}
+    try:
+        await (restart(fleet, supervisor) if must_restart else launch(fleet, supervisor, **words))  # type: ignore[arg-type]  # each to its own
+    except (LoginRefusedError, LaunchError) as error:
+        if known:
+            raise
+        kind = LoginRefusedError if isinstance(error, LoginRefusedError) else LaunchError
+        then = "Live trading is confirmed all the same: its next start is live."
+        raise kind(error.what, hint=then if error.hint is None else f"{error.hint} {then}") from error
+
+
+async def _confirm_live(fleet: Fleet, supervisor: GatewaySupervisor) -> bool:
     """Remember an operator's word for live trading; True when a paper gateway must be restarted for it."""
     follower_id = supervisor.follower_id
     reading = fleet.roster.reading_of(follower_id)
@@ -50,6 +67,8 @@ async def confirm_live(fleet: Fleet, supervisor: GatewaySupervisor) -> bool:
             f"{follower_id} can't be launched live: its record does not ask for that.",
             hint='Write trading_mode = "live" into it first.',
         )
+    if (hindrance := await fleet.hindrance_to_commands()) is not None:
+        raise LaunchError(f"{follower_id} can't be launched live now: {hindrance}")
     if supervisor.facts.record.trading_mode is not TradingMode.LIVE:
         await supervisor.audit_operator("confirm-live")
         fleet.roster.confirm_live(supervisor)
@@ -60,22 +79,40 @@ async def confirm_live(fleet: Fleet, supervisor: GatewaySupervisor) -> bool:
 
 async def stop(fleet: Fleet, supervisor: GatewaySupervisor) -> None:
     """See `GatewayManager.stop_gateway`."""
+    if (hindrance := await fleet.hindrance_to_commands()) is not None:
+        raise GatewayManagerError(f"{supervisor.follower_id} was not stopped: {hindrance}")
     supervisor.stop_by_operator()
     fleet.roster.want_by_record(supervisor)
     await supervisor.until_gone()
-    if not supervisor.facts.record.stopped_by_operator:
-        raise GatewayManagerError(
-            f"{supervisor.follower_id} was launched again before it was gone.",
-            hint="Stop it again if that was not meant.",
-        )
-    if (left := supervisor.facts.left_elsewhere) is not None:
-        await fleet.write_records()
-        raise GatewayManagerError(f"{left}: this manager can't stop it.", hint=LEFT_ELSEWHERE_CURE)
+    await _must_be_gone(fleet, supervisor)
     if supervisor.facts.record_fault is not None:
         raise StoreDamagedError(
             f"{supervisor.follower_id} is stopped, and that can't be remembered: {supervisor.facts.record_fault}"
         )
     await fleet.write_records()
+
+
+async def _must_be_gone(fleet: Fleet, supervisor: GatewaySupervisor) -> None:
+    """Raises where no gateway is watched any more, and one may be logged in all the same."""
+    follower_id, facts = supervisor.follower_id, supervisor.facts
+    if not facts.record.stopped_by_operator:
+        raise GatewayManagerError(
+            f"{follower_id} was launched again before it was gone.", hint="Stop it again if that was not meant."
+        )
+    if (left := facts.left_elsewhere) is not None:
+        await fleet.write_records()
+        raise GatewayManagerError(f"{left}: this manager can't stop it.", hint=LEFT_ELSEWHERE_CURE)
+    if facts.unclaimed is not None:
+        await fleet.write_records()
+        raise GatewayManagerError(
+            f"The gateway of {follower_id} was not stopped: {facts.record_fault or facts.unclaimed}"
+        )
+    if not fleet.listed.is_set():
+        await fleet.write_records()
+        raise GatewayManagerError(
+            f"Whether {follower_id} has a gateway can't be seen: {facts.runtime_fault}",
+            hint="It is stopped as soon as that is seen.",
+        )
 
 
 async def restart(fleet: Fleet, supervisor: GatewaySupervisor) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from spreadpilot_core.ibkr.access.callers import Role
+from spreadpilot_core.ibkr.errors import UnknownFollowerError
 from spreadpilot_core.ibkr.http_api.description import EXAMPLES, accepted
 from spreadpilot_core.ibkr.http_api.limits import described, read_body
 from spreadpilot_core.ibkr.http_api.models import Launch, Reconnected
@@ -17,7 +18,10 @@ from spreadpilot_core.ibkr.http_api.pages import Page
 from spreadpilot_core.ibkr.http_api.routes.operations import answer
 from spreadpilot_core.ibkr.http_api.served import Served
 from spreadpilot_core.ibkr.http_api.served_manager import ServedManager
+from spreadpilot_core.ibkr.model.reasons import ReasonCode, Severity
 from spreadpilot_core.ibkr.model.snapshots import GatewaySnapshot
+from spreadpilot_core.ibkr.model.states import State
+from spreadpilot_core.ibkr.system.clock import utc_now
 
 router = APIRouter(tags=["gateways"])
 last = APIRouter(tags=["gateways"])
@@ -107,5 +111,14 @@ async def show_gateway(served: Served, follower_id: str) -> GatewaySnapshot:
 async def _then_shown(
     manager: ServedManager, follower_id: str, act: Callable[[str], Awaitable[None]]
 ) -> GatewaySnapshot:
+    before = manager.get_gateway(follower_id)
     await act(follower_id)
-    return manager.get_gateway(follower_id)
+    try:
+        return manager.get_gateway(follower_id)
+    except UnknownFollowerError:  # its record is gone, and since the act its gateway, too
+        gone = {"status": State.DISABLED.status, "state": State.DISABLED, "endpoint": None, "container": None}
+        why = {"reason": "Its record is gone, and so is its gateway.", "reason_code": ReasonCode.NOT_ENABLED}
+        then = {"next_action": "It starts when its record is back, and an operator launches it.", "notices": ()}
+        return before.model_copy(
+            update={**gone, **why, **then, "since": utc_now(), "severity": Severity.INFO, "facts": {}}
+        )
