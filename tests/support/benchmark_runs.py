@@ -14,7 +14,8 @@ PATIENCE = 240.0
 def expect_figures(name: str) -> None:
     """No part of it fails, and each figure has a question, what was measured, and values."""
     result = run_benchmark(name, small=True, within=PATIENCE, folder=ROOT)
-    assert [each for each in result["failures"] if each["failed"]] == []
+    failed = [each for each in result["failures"] if each["failed"]]
+    assert failed == [], failed
     missing = [each["why"] for each in result["failures"]]
     if missing and not result["figures"]:
         pytest.skip("; ".join(missing))

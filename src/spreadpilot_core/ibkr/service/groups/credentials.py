@@ -34,7 +34,7 @@ def set_credentials(
     credential_commands.set_login(ref, username, from_stdin=password_stdin)
 
 
-@group.command("remove")
+@group.command("remove", short_help="Remove a login.")
 def remove_credentials(ref: Reference, yes: Yes = False) -> None:
     """Remove a login; asks on a terminal where somebody still logs in with it."""
     from spreadpilot_core.ibkr.service import credential_commands
