@@ -41,6 +41,18 @@ def _names_what_runs_unwatched(command: Command) -> None:
     assert "stop --offline --all" in looked.stderr
 
 
+def _names_it_without_an_identity(home: Home, command: Command) -> None:
+    """By the records, which know it as well; without both, as containers that look like gateways."""
+    note, records = home.directory / "identity.json", home.directory / "records.sqlite3"
+    note.rename(home.directory / "aside")
+    _names_what_runs_unwatched(command)
+    records.rename(home.directory / "records.aside")
+    lost = command("status")
+    assert (lost.returncode, "3 containers there look like gateways: " in lost.stderr) == (1, True)
+    (home.directory / "records.aside").rename(records)
+    (home.directory / "aside").rename(note)
+
+
 def _states(command: Command) -> dict[str, str]:
     with ControlClient(command.home.directory) as client:
         return {each["follower_id"]: each["state"] for each in client.gateways()}
@@ -60,6 +72,7 @@ def test_gateways_that_nobody_watches_are_found_and_ended(home: Home, command: C
         assert "stop --offline" in done.stdout
         assert serving.ends() == 0
     _names_what_runs_unwatched(command)
+    _names_it_without_an_identity(home, command)
     unknown = command("stop", "--offline", "nobody")
     assert (unknown.returncode, "nobody" in unknown.stderr) == (1, True)
     stopped = command("stop", "--offline", "anna", "bert")
@@ -96,6 +109,7 @@ def test_what_no_record_names_is_called_stopped_by_nobody(home: Home, command: C
     refusal = "The gateway of anna was not stopped: The container "
     done = command("stop", "--offline", "--all")
     assert (done.returncode, refusal in done.stderr) == (1, True)
+    assert "bert is STOPPED" in done.stdout
     assert asyncio.run(_running(home)) == ["anna"]
     with command.begun("run") as serving:
         serving.says("manager started")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import socket
 import sqlite3
 from collections.abc import AsyncIterator
@@ -493,6 +494,27 @@ async def test_a_second_loss_of_the_records_is_noticed_as_the_first_was(home: Ho
     await asyncio.to_thread(lose_records, home)
     async with running(home) as manager:
         await eventually(lambda: "records are lost" in (seen(manager, "anna").reason or ""))
+        assert await starts(home) == 1
+
+
+async def test_a_copy_of_a_state_directory_stands_by_and_every_follower_says_so(home: Home) -> None:
+    """Nobody is logged in or out by it; a stop that can't be obeyed is refused with the same sentence."""
+    await home.add("anna")
+    async with running(home) as manager:
+        await ready(manager, "anna")
+        copy = home.directory / "copy"
+        left_out = shutil.ignore_patterns("*.sock", "simulated-host*", "manager.*", "*.lock", "copy")
+        await asyncio.to_thread(shutil.copytree, home.directory, copy, ignore=left_out)
+        other = home.manager(state_dir=copy, runtime_url=f"simulated:{home.directory}", on_exit="detach")
+        await other.start()
+        try:
+            await eventually(lambda: "takes the identity" in (seen(other, "anna").reason or ""))
+            assert seen(other, "anna").reason_code is ReasonCode.NOT_LEADER
+            with pytest.raises(GatewayManagerError, match=r"anna was not stopped: It stands by: .* lives on this host"):
+                await other.stop_gateway("anna")
+        finally:
+            await other.detach()
+        assert seen(manager, "anna").state is State.READY
         assert await starts(home) == 1
 
 

@@ -291,6 +291,9 @@ async def test_two_managers_with_other_identities_share_an_engine(tmp_path: Path
             async with two.running(container_prefix="second") as second:
                 await until(lambda: "another manager" in (second.seen().reason or ""), second.seen)
                 assert second.fleet.elsewhere.left_alone
+                assert f"--adopt-from {first.runtime.identities.own}" in (second.seen().reason or "")
+                with pytest.raises(GatewayManagerError, match=r"No gateway was stopped\. .*belongs to another manager"):
+                    await second.stop()
                 await asyncio.sleep(600)
                 assert first.seen().state is State.READY
         assert one.engine.typed == [FollowerId("anna")]

@@ -153,6 +153,11 @@ class ForeignGateway:
         port = f" on port {self.host_port}" if self.host_port else ""
         return f"The container {self.name}{port} belongs to another manager (identity {self.identity})"
 
+    @property
+    def cure(self) -> str:
+        """What makes it this manager's."""
+        return f"`gateway-manager run --adopt-from {self.identity} --accept-lost-records` takes it over once that manager has ended."
+
 
 @dataclass(frozen=True, slots=True)
 class DeliveryTarget:

@@ -51,6 +51,7 @@ C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
 ANSWER_WITHIN = 10.0
 """Seconds for an answer that waits for nothing."""
+_NO_ANSWER = "no answer in time"
 _NOT_TRUSTED = "CERTIFICATE_VERIFY_FAILED"
 """As OpenSSL says it; httpx keeps no more of it than the words."""
 _HOPS = 3
@@ -63,10 +64,9 @@ class ManagerAwayError(UnavailableError):
     def __init__(self, where: object, why: str, *, was_asked: bool = True) -> None:
         self.was_asked = was_asked
         """Whether it may have heard the question."""
-        super().__init__(
-            f"No gateway manager answers at {where}: {why}.",
-            hint="`gateway-manager run` starts one; GATEWAY_MANAGER_STATE_DIR or the URL names another.",
-        )
+        starts = "`gateway-manager run` starts one; GATEWAY_MANAGER_STATE_DIR or the URL names another."
+        waits = "It may be frozen, or busy; GATEWAY_MANAGER_STATE_DIR or the URL names another."
+        super().__init__(f"No gateway manager answers at {where}: {why}.", hint=waits if why == _NO_ANSWER else starts)
 
 
 class UntrustedManagerError(GatewayManagerError):
@@ -361,7 +361,7 @@ def _translated(route: Route, target: Target, hang_up: Any) -> Iterator[None]:
         if _NOT_TRUSTED in str(error):
             raise UntrustedManagerError(target, str(error)) from None
         was_asked = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-        why = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
+        why = _NO_ANSWER if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
     except ValueError as error:
         why = f"its answer makes no sense ({error})"
     except OSError as error:

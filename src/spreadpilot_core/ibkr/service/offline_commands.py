@@ -17,7 +17,7 @@ from spreadpilot_core.ibkr.model.followers import TradingMode
 from spreadpilot_core.ibkr.model.gateways import Gateway
 from spreadpilot_core.ibkr.service.asking import confirm_live
 from spreadpilot_core.ibkr.settings import Settings
-from spreadpilot_core.ibkr.supervision.offline_fleet import OfflineFleet
+from spreadpilot_core.ibkr.supervision.offline_fleet import OfflineFleet, Stopped
 from spreadpilot_core.ibkr.telemetry import set_up_logs
 from spreadpilot_core.ibkr.wiring import open_services_in_thread
 
@@ -26,13 +26,15 @@ def stop(followers: Sequence[str] | None, *, yes: bool) -> None:
     """Stop them (None: all that run), and say that they are gone. Raises why not, as `OfflineFleet.stop_only` does."""
     set_up_logs(level="error")
     stopped = asyncio.run(_stop(Settings.read(), followers, yes=yes))
-    for follower in stopped:
+    for follower in stopped.gone:
         print(f"{follower} is STOPPED. `gateway-manager launch {follower}` starts it again, once a manager runs.")
-    if not stopped:
+    if stopped.left:
+        raise GatewayManagerError(" ".join(stopped.left.values()))
+    if not stopped.gone:
         print("No gateway runs.")
 
 
-async def _stop(settings: Settings, followers: Sequence[str] | None, *, yes: bool) -> list[str]:
+async def _stop(settings: Settings, followers: Sequence[str] | None, *, yes: bool) -> Stopped:
     OPERATOR.set(f"{actor('gateway-manager')}, without a manager")
     try:
         wired = await open_services_in_thread(settings, None, EventBus())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from spreadpilot_core.ibkr.model import events
+from spreadpilot_core.ibkr.model.gateways import ForeignGateway
 from spreadpilot_core.ibkr.model.records import Record
 from spreadpilot_core.ibkr.supervision.ownership import Claims
 from spreadpilot_core.ibkr.supervision.services import Services
@@ -19,6 +20,7 @@ class Elsewhere:
     def __init__(self, services: Services, known_records: Callable[[], Sequence[Record]]) -> None:
         self._services = services
         self._known_records = known_records
+        self._foreign: Sequence[ForeignGateway] = ()
         self._users: Mapping[str, str] = {}
         """Digests of the users whose gateways on this engine are not this manager's, and a sentence about each."""
         self.left_alone: tuple[str, ...] = ()
@@ -26,7 +28,7 @@ class Elsewhere:
 
     def take(self, claims: Claims) -> None:
         """Respect the users of what is not ours, and tell of it."""
-        foreign = self._services.runtime.foreign
+        foreign = self._foreign = self._services.runtime.foreign
         self._users = claims.users_of_others(foreign)
         self.hold_users()
         before, theirs = self.left_alone, (f"{each}: it is neither adopted nor touched." for each in foreign)
@@ -35,6 +37,10 @@ class Elsewhere:
             if sentence not in before:
                 log.warning("container left alone", sentence=sentence)
                 self._services.bus.publish(events.NoticeGiven(at=self._services.clock(), sentence=sentence))
+
+    def of(self, follower_id: str) -> ForeignGateway | None:
+        """Another manager's gateway that bears this follower's name, and has not ended."""
+        return next((each for each in self._foreign if each.follower_id == follower_id and not each.is_ended), None)
 
     def hold_users(self) -> None:
         """Nobody logs in with the user of a gateway that is not this manager's, or that was left on another engine."""

@@ -255,7 +255,7 @@ class Fleet:
         self._services.broker.expect()
         tell = self._records_away
         records = await retry_until_available("record store", self._services.ledger.open, self._tell, on_failure=tell)
-        await self._identification.by_store(self._runtime_away)
+        await self._identification.by_store(self._runtime_away, self.roster.apply)
         open_logins = await retry_until_available("record store", self._services.ledger.unsettled, self._tell)
         self._records, self._damaged = dict(records.usable), records.damaged
         self._open_logins = {attempt.follower_id: attempt for attempt in open_logins}
@@ -392,7 +392,7 @@ class Fleet:
         """Why nobody's gateway may be started or stopped now."""
         if (stands_by := self.leadership.hindrance) is not None or self._records_known.is_set():
             return stands_by
-        return self._services.ledger.fault or RECORDS_NOT_READ
+        return self._services.ledger.fault or self._identification.fault or RECORDS_NOT_READ
 
     def _supervise(self, follower_id: FollowerId) -> GatewaySupervisor:
         supervisor = GatewaySupervisor(

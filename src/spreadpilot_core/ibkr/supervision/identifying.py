@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from spreadpilot_core.ibkr.model import events
+from spreadpilot_core.ibkr.model.reasons import Reason, ReasonCode
 from spreadpilot_core.ibkr.model.records import Identities
 from spreadpilot_core.ibkr.runtimes.identity import (
     NOTE,
@@ -41,6 +42,8 @@ class Identification:
         self._sign = SignOfLife()
         self.known = asyncio.Event()
         """Set once the record store has said it."""
+        self.fault: Reason | None = None
+        """Why it may not have the identity that the store says: another manager that lives takes it for its own."""
 
     async def by_note(self) -> bool:
         """While the store is away, take the state directory's word, so that what runs can be shown; False: it has none."""
@@ -50,8 +53,14 @@ class Identification:
         self._be(noted)
         return True
 
-    async def by_store(self, tell: Callable[[str], None]) -> None:
-        """Learn it from the store, which is open; returns when this manager alone has it. `tell` gets why it waits."""
+    async def by_store(self, tell: Callable[[str], None], changed: Callable[[], None]) -> None:
+        """Learn it from the store, which is open; returns when this manager alone has it.
+
+        Args:
+            tell: gets why it waits.
+            changed: called when `fault` did.
+
+        """
         noted = await asyncio.to_thread(read_note, self._settings)
         offered = new_identities() if noted is None else noted
         identities = await retry_until_available(
@@ -65,10 +74,12 @@ class Identification:
                 " One of the two must end: they may have copies of one state directory."
             )
             if sentence != said:
-                said = sentence
+                said, self.fault = sentence, Reason(ReasonCode.NOT_LEADER, sentence)
                 self._notice(sentence)
+                changed()
             tell(sentence)
             await asyncio.sleep(POLL_EVERY)
+        self.fault = None
         identities = await self._with_adopted(identities)
         self._be(identities)
         await self._note(identities)

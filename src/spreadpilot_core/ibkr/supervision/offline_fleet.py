@@ -7,7 +7,8 @@ nothing else is wanted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from spreadpilot_core.ibkr.deciding.observation import Wanted
 from spreadpilot_core.ibkr.errors import (
@@ -24,10 +25,20 @@ from spreadpilot_core.ibkr.supervision.fleet import LISTED_WITHIN, WRITTEN_WITHI
 from spreadpilot_core.ibkr.tasks import wait_for
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What came of it."""
+
+    gone: Sequence[str]
+    """Whose gateways are gone, or who had none."""
+    left: Mapping[str, str]
+    """Follower -> why a gateway of that name runs on."""
+
+
 class OfflineFleet(Fleet):
     """All gateways of one manager, of which some are ended and the others left as they are."""
 
-    async def stop_only(self, named: Sequence[str] | None, confirm: Callable[[Sequence[Gateway]], None]) -> list[str]:
+    async def stop_only(self, named: Sequence[str] | None, confirm: Callable[[Sequence[Gateway]], None]) -> Stopped:
         """Stop these gateways (None: all that are there) as an operator does, and leave the others as they are.
 
         Args:
@@ -35,14 +46,13 @@ class OfflineFleet(Fleet):
             confirm: called with what is there of these, off the loop; what it raises ends this before anything was done.
 
         Returns:
-            Whose stop is remembered.
+            Who is gone, and why others are not; each stop is remembered.
 
         Raises:
             RuntimeUnavailableError: it can't be learned what runs.
             StoreUnavailableError: what must be remembered can't be.
             LeadershipLostError: another manager acts.
             UnknownFollowerError: neither a record nor a gateway bears this id.
-            GatewayManagerError: some could not be confirmed gone.
 
         """
         await self._until_it_may_stop()
@@ -63,16 +73,19 @@ class OfflineFleet(Fleet):
             supervisor.stop_by_operator(knows_state=False)
             supervisor.want(Wanted.STOP, STOPPED)
         limit = self._settings.stop_grace + 30
+        had_none = {each.follower_id for each in chosen if each.is_gone}
         gone = await asyncio.gather(*(each.until_gone(limit) for each in chosen))
         await asyncio.gather(*(each.until_idle(WRITTEN_WITHIN) for each in chosen))
         await self.write_records()
-        if left := [each for each, is_gone in zip(named, gone, strict=True) if not is_gone]:
-            raise GatewayManagerError(f"The gateways of {', '.join(left)} could not be confirmed gone.")
-        if unclaimed:
-            raise GatewayManagerError(
-                " ".join(f"The gateway of {each} was not stopped: {why}" for each, why in unclaimed.items())
-            )
-        return list(named)
+        left: dict[str, str] = {
+            each: f"The gateway of {each} was not stopped: {why}" for each, why in unclaimed.items()
+        }
+        for each, is_gone in zip(named, gone, strict=True):
+            if not is_gone:
+                left[each] = f"The gateway of {each} could not be confirmed gone."
+            elif each in had_none and (foreign := self.elsewhere.of(each)) is not None:
+                left[each] = f"No gateway was stopped. {foreign}. {foreign.cure}"
+        return Stopped([each for each in named if each not in left], left)
 
     async def _until_it_may_stop(self) -> None:
         """Raises why it may not, or can't."""
@@ -82,7 +95,7 @@ class OfflineFleet(Fleet):
                 hint="Use `gateway-manager stop` where that manager runs.",
             )
         if not await wait_for(self._records_known, within=LISTED_WITHIN):
-            raise StoreUnavailableError(f"Nothing was stopped: {self._services.ledger.fault}")
+            raise StoreUnavailableError(f"Nothing was stopped: {super()._hindrance()}")
         if not await wait_for(self._claimed, within=LISTED_WITHIN):
             raise RuntimeUnavailableError(f"What runs could not be listed, and was not stopped: {self._runtime_fault}")
         await wait_for(self.roster.known, within=LISTED_WITHIN)  # without it, only who has a gateway is known

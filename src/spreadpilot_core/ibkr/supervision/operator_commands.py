@@ -81,10 +81,14 @@ async def stop(fleet: Fleet, supervisor: GatewaySupervisor) -> None:
     """See `GatewayManager.stop_gateway`."""
     if (hindrance := await fleet.hindrance_to_commands()) is not None:
         raise GatewayManagerError(f"{supervisor.follower_id} was not stopped: {hindrance}")
+    had_gateway = not supervisor.is_gone
     supervisor.stop_by_operator()
     fleet.roster.want_by_record(supervisor)
     await supervisor.until_gone()
     await _must_be_gone(fleet, supervisor)
+    if not had_gateway and (foreign := fleet.elsewhere.of(supervisor.follower_id)) is not None:
+        await fleet.write_records()
+        raise GatewayManagerError(f"No gateway was stopped. {foreign}.", hint=foreign.cure)
     if supervisor.facts.record_fault is not None:
         raise StoreDamagedError(
             f"{supervisor.follower_id} is stopped, and that can't be remembered: {supervisor.facts.record_fault}"

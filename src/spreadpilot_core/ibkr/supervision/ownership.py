@@ -37,7 +37,7 @@ class Claims:
 
     def users_of_others(self, foreign: Iterable[ForeignGateway]) -> dict[str, str]:
         """Digests of the users who are logged in by what is left alone, or is another manager's; a sentence about each."""
-        users = {each.user_digest: f"{each}." for each in foreign if each.user_digest and not each.is_ended}
+        users = {each.user_digest: f"{each}. {each.cure}" for each in foreign if each.user_digest and not each.is_ended}
         return users | {user_digest(it.user): self.reports[it.container_id] for it in self.others if it.user}
 
 

@@ -363,7 +363,7 @@ class GatewaySupervisor:
         self.runner.supersede(ActionKind.PREPARE)
         facts.login.ask_anew()
         facts.preflight = facts.image_for = None
-        facts.memory = clear_backoff(facts.memory, self._services.clock())
+        facts.memory = replace(clear_backoff(facts.memory, self._services.clock()), trouble=None)
         record = facts.record if operator_login else replace(seen_to(facts.record), losses=0)
         facts.keep_record(replace(record, stopped_by_operator=False))
         return self.ask()

@@ -16,8 +16,6 @@ from spreadpilot_core.ibkr.store.registry import store
 from spreadpilot_core.ibkr.supervision.ownership import claim
 from spreadpilot_core.ibkr.wiring import known_identities
 
-_TAKE_OVER = "`gateway-manager run --adopt-from {0} --accept-lost-records` takes it over once that manager has ended."
-
 
 async def identity(settings: Settings) -> Sequence[Finding]:
     """The identity, and a line for each container that looks like a gateway and is left alone."""
@@ -65,5 +63,5 @@ def _others(theirs: Sequence[ForeignGateway], *, lives: bool) -> str:
     first = theirs[0]
     names = ", ".join(f"{each.name} (port {each.host_port})" if each.host_port else each.name for each in theirs)
     many = f"The containers {names} belong to another manager (identity {first.identity})"
-    then = "Its manager lives on this host." if lives else _TAKE_OVER.format(first.identity)
+    then = "Its manager lives on this host." if lives else first.cure
     return f"{many if len(theirs) > 1 else first}. {then}"
