@@ -743,6 +743,8 @@ async def test_many_gateways_at_once(place: Place, runtime: GatewayRuntime) -> N
 # ---------------------------------------------------------------------------------------------- the guard inside
 
 FAILS: dict[str, object] = {"login_error": "Some text"}
+LOOPS = FAILS | {"slow_start": 2.0, "forever": True}
+"""Each lap takes seconds, in which the guard acts on a busy machine as well; a real one takes half a minute."""
 WAITS = {"second_factor": {"answer": "pending"}}
 
 
@@ -751,14 +753,14 @@ async def test_a_login_that_loops_ends_its_container_without_any_manager(
     place: Place, runtime: GatewayRuntime, controller: Controller
 ) -> None:
     """Its own guard counts what the controller types, ends it at the second failure, and gives it a code of its own."""
-    gateway = await place.launch(runtime, await place.spec_playing(controller, FAILS | {"forever": True}))
+    gateway = await place.launch(runtime, await place.spec_playing(controller, LOOPS))
     async with following(runtime, gateway) as (lines, done):
         await asyncio.wait_for(done, PATIENCE)
     ended = await found(runtime, gateway.container_id)
     assert (ended.phase, ended.exit_code) == (GatewayPhase.EXITED, LOGIN_LOOP)
     ours = [line for line in lines if line.startswith("gateway-manager: ")]  # the other channel may arrive after it
     assert ours[-1].endswith(" logins were typed, none completed: the container is ended")
-    assert await place.typed(gateway) in (2, 3)  # a lap takes a tenth of a second here, as does a busy machine
+    assert await place.typed(gateway) == 2
 
 
 @pytest.mark.parametrize("controller", ["ibc", "ibcontroller"])
@@ -766,14 +768,14 @@ async def test_the_last_login_of_the_budget_ends_its_container_when_it_fails(
     place: Place, runtime: GatewayRuntime, controller: Controller
 ) -> None:
     """The launch says that a single one may fail: the guard does not wait for a second."""
-    spec = replace(await place.spec_playing(controller, FAILS | {"forever": True}), logins_left=1)
+    spec = replace(await place.spec_playing(controller, LOOPS), logins_left=1)
     gateway = await place.launch(runtime, spec)
     async with following(runtime, gateway) as (lines, done):
         await asyncio.wait_for(done, PATIENCE)
     ended = await found(runtime, gateway.container_id)
     assert (ended.phase, ended.exit_code) == (GatewayPhase.EXITED, LOGIN_LOOP)
     assert any(line.endswith(" typed, none completed: the container is ended") for line in lines)
-    assert await place.typed(gateway) in (1, 2)  # a lap takes a tenth of a second here, as does a busy machine
+    assert await place.typed(gateway) == 1
 
 
 @pytest.mark.parametrize("controller", ["ibc", "ibcontroller"])

@@ -14,6 +14,7 @@ from spreadpilot_core.ibkr.model.records import Identities
 from spreadpilot_core.ibkr.runtimes.docker.runtime import DockerRuntime
 from support.docker_bench import Bench
 from support.docker_engine import EngineUnderTest
+from support.docker_http import DockerApiError
 from support.docker_images import simulator_image
 from support.runtimes import OPTIONS, Place, make_spec
 
@@ -46,7 +47,15 @@ class DockerPlace(Place):
         return await asyncio.to_thread(self._bench.logins_typed, gateway.container_id)
 
     async def pause(self, gateway: Gateway) -> None:
-        await self._ask(gateway, "pause")
+        while True:
+            try:
+                await self._ask(gateway, "pause")
+            except DockerApiError as error:
+                if "unable to freeze" not in str(error):  # the kernel had no time for it
+                    raise
+                await asyncio.sleep(0.1)
+            else:
+                return
 
     async def resume(self, gateway: Gateway) -> None:
         await self._ask(gateway, "unpause")
