@@ -264,7 +264,16 @@ def test_one_that_fails_keeps_the_others_from_nothing(told: Callable[..., tuple[
 
 
 @pytest.mark.parametrize(
-    "arguments", ["stop", "stop --all alice", "launch", "restart --offline alice", "stop --offline"]
+    "arguments",
+    [
+        "stop",
+        "stop --all alice",
+        "launch",
+        "restart --offline alice",
+        "stop --offline",
+        "launch --all --override-account-lock u",
+        "launch alice lena --override-account-lock u",
+    ],
 )
 def test_who_is_meant_must_be_said(command: Command, arguments: str) -> None:
     """Nobody and everybody at once are wrong usage."""
@@ -311,6 +320,14 @@ def test_one_ibkr_user_under_two_references_is_told(command: Command) -> None:
     assert "as well" not in first.stderr + again.stderr
     second = command("credentials", "set", "ibkr/two", *words, "SomeOne", said=b"pw")
     assert (second.returncode, "ibkr/one is of SomeOne as well" in second.stderr) == (0, True)
+
+
+def test_a_change_to_live_says_what_it_waits_for(command: Command) -> None:
+    """Once: who is live already is told nothing."""
+    assert command("followers", "add", "anna", "--vault-secret-ref", "ibkr/anna").returncode == 0
+    word = "stays in paper until `gateway-manager launch anna --live`"
+    assert word in command("followers", "set", "anna", "trading_mode=live").stdout
+    assert word not in command("followers", "set", "anna", "trading_mode=live", "account=U1234567").stdout
 
 
 def test_a_login_given_to_a_second_follower_is_told(command: Command) -> None:

@@ -65,6 +65,9 @@ def test_one_that_needs_somebody_is_said_with_the_one_thing_to_do_and_without_it
         ("Alice", "alice", "Login of alice; run `launch Alice`.", "Login of alice; run `launch Alice`."),
         ("bob.live", "bob", "Login of bob; run `launch bob.live`.", "Login of its user; run `launch bob.live`."),
         ("x", "y.z", "Login of Y.Z.", "Login of its user."),
+        ("dd", "trader77", "IBKR user trader77 is logged in for d.", "Its user is logged in for d."),
+        ("dd", "trader77", "See it. The IBKR user trader77 of d is it.", "See it. Its user of d is it."),
+        ("dd", "dd", "It has the IBKR user dd of dd.", "It has its user of dd."),
     ],
 )
 def test_users_are_left_out_and_commands_stay_whole(follower: str, user: str, said: str, sent: str) -> None:

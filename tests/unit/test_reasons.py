@@ -333,7 +333,7 @@ SCENARIOS: dict[ReasonCode, Callable[[], Iterator[Decision]]] = {
     C.RANGE_EXHAUSTED: lambda: launch_raises(errors.PortsExhaustedError(4100, 4101, {4100: "anna"}, 1)),
     C.DISK_FULL: lambda: launch_raises(errors.NoSpaceError("create the container")),
     C.LAUNCH_RESULT_UNKNOWN: lambda: seen_in(World(stale=True), 2),
-    C.CONTAINER_CHANGED: lambda: iter([decided(launched(), gateway_stale=True)]),
+    C.CONTAINER_CHANGED: lambda: iter([decided(typing(), gateway_stale=True)]),
     C.CONTAINER_PAUSED: lambda: gateway_is(phase=GatewayPhase.PAUSED),
     C.CONTAINER_NEVER_STARTED: lambda: gateway_is(phase=GatewayPhase.AWAITING_SECRET),
     C.CONTAINER_RESTARTED: lambda: gateway_is(is_restarted=True),

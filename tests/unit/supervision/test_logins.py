@@ -57,6 +57,40 @@ async def test_a_word_for_live_that_brings_no_start_says_that_it_stands(tmp_path
 
 
 @in_made_up_time
+async def test_a_restart_that_could_not_have_its_login_is_told_by_its_gateway(tmp_path: Path) -> None:
+    """Its key may be lost, which no version tells: whoever looks later is to know before the next login."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        async with world.running() as manager:
+            await manager.state(State.READY)
+            world.broker.is_away = True
+            with pytest.raises(LoginRefusedError):
+                await manager.restart()
+            assert any(
+                "its login could not be had when it was last asked for" in each for each in manager.seen().notices
+            )
+            world.broker.is_away = False
+            await manager.restart()
+            await manager.state(State.READY)
+            assert manager.seen().notices == ()
+
+
+@in_made_up_time
+async def test_a_stop_of_one_who_is_disabled_says_that_both_hold(tmp_path: Path) -> None:
+    """Else its owner enables it, and waits for a gateway that nobody starts."""
+    async with world_in(tmp_path) as world:
+        world.add("anna")
+        async with world.running() as manager:
+            await manager.state(State.READY)
+            world.change("anna", enabled=False)
+            await manager.state(State.DISABLED)
+            await manager.stop()
+            await until(lambda: "launch anna" in (manager.seen().next_action or ""), manager.seen)
+            world.change("anna", enabled=True)
+            await manager.state(State.STOPPED)
+
+
+@in_made_up_time
 async def test_a_login_that_is_gone_is_told_while_its_gateway_runs(tmp_path: Path) -> None:
     """Its next login would fail, be it in a week: whoever looks is told today, until the login is back."""
     async with world_in(tmp_path) as world:

@@ -27,7 +27,10 @@ def changed(s: Situation) -> Decision | None:
     connected = s.seen.connection is not None and s.seen.connection.is_open
     if not s.seen.gateway_stale or s.seen.gateway is None or s.seen.runtime_fault is not None or connected:
         return None
-    reason = s.memory.trouble or Reason(ReasonCode.CONTAINER_CHANGED, "Its container changed.")
+    what = Reason(ReasonCode.CONTAINER_CHANGED, "Its container changed.")
+    if s.memory.state is State.LAUNCHING:  # by its start
+        what = Reason(ReasonCode.CONTAINER_STARTING, "The gateway starts.")
+    reason = s.memory.trouble or what
     state = State.RECONNECTING if s.memory.was_ready else _not_ready(s.memory.state)
     return s.verdict(state, reason, "The runtime is asked.", action=INSPECT_CHANGED)
 

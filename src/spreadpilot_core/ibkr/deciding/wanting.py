@@ -32,6 +32,8 @@ def unwanted(s: Situation) -> Decision | None:
 def _removed(s: Situation) -> Decision:
     state, then, code = _STATES[s.seen.wanted]
     then = then.replace("{launch}", s.seen.command("launch"))
+    if s.seen.wanted is Wanted.DISABLED and s.record.stopped_by_operator:
+        then = f"An operator stopped it besides: once its record is enabled, {s.seen.command('launch')} starts it."
     why = s.seen.wanted_why or Reason(code, "It is not wanted.")
     if s.seen.running in (ActionKind.LAUNCH, ActionKind.REMOVE):
         return s.verdict(

@@ -62,9 +62,16 @@ class _Speaker:
         said = one_line(str(redact(None, "", {"said": text or ""})["said"]))
         user = self._user_of(trouble.follower_id) if trouble.follower_id is not None else None
         if user and trouble.follower_id is not None:
-            either = rf"(?<![\w-])(?:(?P<id>{re.escape(trouble.follower_id)})|{re.escape(user)})(?![\w-])"
-            said = re.sub(either, lambda found: found["id"] or "its user", said, flags=re.IGNORECASE)
+            name = rf"(?:(?:the )?IBKR user )?{re.escape(user)}"
+            either = rf"(?<![\w-])(?:(?P<id>{re.escape(trouble.follower_id)})|(?P<user>{name}))(?![\w-])"
+            said = re.sub(either, _unnamed, said, flags=re.IGNORECASE)
         return said if len(said) <= LONGEST_SENTENCE else f"{said[: LONGEST_SENTENCE - 1]}…"
+
+
+def _unnamed(found: re.Match[str]) -> str:
+    """A follower's id stays; its user is not named, at the beginning of a sentence with a capital."""
+    begins = found.start() == 0 or found.string[: found.start()].endswith(". ")
+    return found["id"] or ("Its user" if begins else "its user")
 
 
 def _stands(troubles: Sequence[Trouble], say: _Speaker, now: datetime) -> tuple[str, list[str]]:

@@ -211,8 +211,11 @@ def launch(
     """Start followers' gateways; done when their processes run or their logins are queued."""
     from spreadpilot_core.ibkr.service import gateway_commands
 
+    named = _named(followers, all_of_them)
+    if override_account_lock is not None and (named is None or len(named) > 1):
+        raise typer.BadParameter("it is for one follower: name that one.", param_hint="--override-account-lock")
     words = {"retry_login": retry_login, "override_account_lock": override_account_lock, "live": live}
-    gateway_commands.launch(_named(followers, all_of_them), words)
+    gateway_commands.launch(named, words)
 
 
 @app.command(short_help="Stop gateways.")

@@ -96,8 +96,12 @@ def set_fields(follower: str, changes: list[str], *, yes: bool) -> None:
         _confirm_logout("Disable it", path, follower, yes=yes)
     elif (state := wanted.get("state") or ACTIVE) != ACTIVE:
         _confirm_logout(f"Give it the state {state}", path, follower, yes=yes)
+    known = followers_file.list_followers(path).usable.get(FollowerId(follower))
+    was_paper = known is not None and known.trading_mode is TradingMode.PAPER
     faulty = followers_file.set_fields(path, follower, wanted, ports=settings.host_ports)
     print(f"{follower} was changed: {', '.join(wanted)}.")
+    if was_paper and wanted.get("trading_mode") == TradingMode.LIVE.value:
+        print(f"Where it has had a gateway it stays in paper until `gateway-manager launch {follower} --live`.")
     _tell_notices(path, follower)
     for name, fault in faulty.items():
         print(one_line(f"Beside it, {name} can't be used: {fault}"), file=sys.stderr)

@@ -217,4 +217,7 @@ def _next_login(supervisor: GatewaySupervisor) -> str | None:
     used, newest = supervisor.facts.record.secret_version, supervisor.facts.secret.newest_version
     if (refused := supervisor.facts.secret.refused) is not None:
         return f"It stays logged in, and could not log in again: {refused}"
+    memory = supervisor.facts.memory
+    if memory.prepare_failures and memory.not_before_reason is not None and not supervisor.facts.record.user_unproven:
+        return f"It stays logged in; its login could not be had when it was last asked for: {memory.not_before_reason}"
     return "A new password waits for the next restart." if None not in (newest, used) and newest != used else None
