@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode
@@ -35,6 +36,8 @@ _NOT_FOUND, _NOT_STARTED = 127, 126
 """As a shell has them."""
 _KILLED = 128
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_HEARS_WITHIN = 0.5
+"""Seconds until a signal is forwarded at the latest."""
 _OF_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 
@@ -128,10 +131,24 @@ class _Program:
         except OSError as error:
             _say(f"{self._command[0]} can't be run: {error.strerror}.")
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_STARTED
-        _, status = os.waitpid(process, 0)
-        self._process = None
-        code = os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(self._ended(process))
         return code if code >= 0 else _KILLED - code
+
+    def _ended(self, process: int) -> int:
+        """Its status, once it has ended. Another thread waits for it: a signal that came in the moment before this one was
+        blocked would be heard only when the program has ended by itself.
+        """
+        statuses: SimpleQueue[int] = SimpleQueue()
+
+        def reap() -> None:
+            _, status = os.waitpid(process, 0)
+            self._process = None
+            statuses.put(status)
+
+        threading.Thread(target=reap, name="wait for the program", daemon=True).start()
+        while True:
+            with suppress(Empty):
+                return statuses.get(timeout=_HEARS_WITHIN)
 
     def _start(self) -> int:
         """Its process, which has had every signal that came meanwhile. Raises `OSError`."""
