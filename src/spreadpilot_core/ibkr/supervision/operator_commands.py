@@ -47,9 +47,11 @@ async def launch_live(
     """See `GatewayManager.launch_gateway`: with an operator's word for live trading, which stands where the start is refused."""
     known = supervisor.facts.record.trading_mode is TradingMode.LIVE
     must_restart = await _confirm_live(fleet, supervisor)
-    words = {"retry_login": retry_login, "override_account_lock": override_account_lock}
     try:
-        await (restart(fleet, supervisor) if must_restart else launch(fleet, supervisor, **words))  # type: ignore[arg-type]  # each to its own
+        if must_restart:
+            await restart(fleet, supervisor)
+        else:
+            await launch(fleet, supervisor, retry_login=retry_login, override_account_lock=override_account_lock)
     except (LoginRefusedError, LaunchError) as error:
         if known:
             raise
@@ -85,10 +87,14 @@ async def stop(fleet: Fleet, supervisor: GatewaySupervisor) -> None:
     supervisor.stop_by_operator()
     fleet.roster.want_by_record(supervisor)
     await supervisor.until_gone()
-    await _must_be_gone(fleet, supervisor)
-    if not had_gateway and (foreign := fleet.elsewhere.of(supervisor.follower_id)) is not None:
+    if not supervisor.facts.record.stopped_by_operator:
+        raise GatewayManagerError(
+            f"{supervisor.follower_id} was launched again before it was gone.",
+            hint="Stop it again if that was not meant.",
+        )
+    if (unfinished := _unfinished(fleet, supervisor, had_gateway=had_gateway)) is not None:
         await fleet.write_records()
-        raise GatewayManagerError(f"No gateway was stopped. {foreign}.", hint=foreign.cure)
+        raise unfinished
     if supervisor.facts.record_fault is not None:
         raise StoreDamagedError(
             f"{supervisor.follower_id} is stopped, and that can't be remembered: {supervisor.facts.record_fault}"
@@ -96,27 +102,23 @@ async def stop(fleet: Fleet, supervisor: GatewaySupervisor) -> None:
     await fleet.write_records()
 
 
-async def _must_be_gone(fleet: Fleet, supervisor: GatewaySupervisor) -> None:
-    """Raises where no gateway is watched any more, and one may be logged in all the same."""
+def _unfinished(fleet: Fleet, supervisor: GatewaySupervisor, *, had_gateway: bool) -> GatewayManagerError | None:
+    """Why one may be logged in although no gateway is watched any more; `had_gateway`: one was, before the stop."""
     follower_id, facts = supervisor.follower_id, supervisor.facts
-    if not facts.record.stopped_by_operator:
-        raise GatewayManagerError(
-            f"{follower_id} was launched again before it was gone.", hint="Stop it again if that was not meant."
-        )
     if (left := facts.left_elsewhere) is not None:
-        await fleet.write_records()
-        raise GatewayManagerError(f"{left}: this manager can't stop it.", hint=LEFT_ELSEWHERE_CURE)
+        return GatewayManagerError(f"{left}: this manager can't stop it.", hint=LEFT_ELSEWHERE_CURE)
     if facts.unclaimed is not None:
-        await fleet.write_records()
-        raise GatewayManagerError(
+        return GatewayManagerError(
             f"The gateway of {follower_id} was not stopped: {facts.record_fault or facts.unclaimed}"
         )
     if not fleet.listed.is_set():
-        await fleet.write_records()
-        raise GatewayManagerError(
+        return GatewayManagerError(
             f"Whether {follower_id} has a gateway can't be seen: {facts.runtime_fault}",
             hint="It is stopped as soon as that is seen.",
         )
+    if not had_gateway and (foreign := fleet.elsewhere.of(follower_id)) is not None:
+        return GatewayManagerError(f"No gateway was stopped. {foreign}.", hint=foreign.cure)
+    return None
 
 
 async def restart(fleet: Fleet, supervisor: GatewaySupervisor) -> None:
